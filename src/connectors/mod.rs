@@ -1,0 +1,103 @@
+//! Why: everything that knows a destination lives here, one folder a sink kind. Never knows sessions, permissions or who is calling.
+
+pub mod connector;
+pub mod credential;
+pub mod destination;
+pub mod egress;
+pub mod error;
+pub mod options;
+
+use std::sync::Arc;
+
+use self::{
+    connector::{Descriptor, Guarantee, Kind, SinkKind},
+    credential::CredentialType,
+    destination::Destination,
+    options::{ConfigFault, Options},
+};
+
+/// The table of kinds: one row each. A new kind adds its row here and touches no other existing file.
+#[derive(Debug, Clone)]
+pub struct Kinds(Arc<[Arc<dyn Kind>]>);
+
+impl Kinds {
+    /// Every kind of the product, by name.
+    pub fn standard() -> Self {
+        Self(Arc::new([
+            Arc::new(NotYet(&AZURE)) as Arc<dyn Kind>,
+            Arc::new(NotYet(&GCS)),
+            Arc::new(NotYet(&HDFS)),
+            Arc::new(NotYet(&JDBC)),
+            Arc::new(NotYet(&KAFKA)),
+            Arc::new(NotYet(&LOCAL)),
+            Arc::new(NotYet(&S3)),
+            Arc::new(NotYet(&WEBHOOK)),
+        ]))
+    }
+
+    /// The same table with `kind` in the place of the row of its kind: tests and benches put an in-process connector there.
+    #[must_use]
+    pub fn with(&self, kind: Arc<dyn Kind>) -> Self {
+        let place = kind.descriptor().kind;
+        Self(self.0.iter().map(|row| if row.descriptor().kind == place { kind.clone() } else { row.clone() }).collect())
+    }
+
+    /// Every row, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Kind>> {
+        self.0.iter()
+    }
+
+    /// The row of a kind.
+    pub fn get(&self, kind: SinkKind) -> Option<&Arc<dyn Kind>> {
+        self.0.iter().find(|row| row.descriptor().kind == kind)
+    }
+
+    /// The row whose scheme a destination has; a fault names the schemes there are.
+    pub fn of(&self, destination: &Destination) -> Result<&Arc<dyn Kind>, ConfigFault> {
+        self.0.iter().find(|row| row.descriptor().schemes.contains(&destination.scheme())).ok_or_else(|| {
+            let schemes: Vec<&str> = self.0.iter().flat_map(|row| row.descriptor().schemes.iter().copied()).collect();
+            ConfigFault::destination(format!("unknown scheme {:?}; known ones are {}", destination.scheme(), schemes.join(", ")))
+                .with("scheme", destination.scheme())
+        })
+    }
+}
+
+/// A kind that this build lists and honestly refuses.
+#[derive(Debug)]
+struct NotYet(&'static Descriptor);
+
+impl Kind for NotYet {
+    fn descriptor(&self) -> &'static Descriptor {
+        self.0
+    }
+
+    fn configure(&self, _: &Destination, _: &Options) -> Result<Arc<dyn connector::Connector>, Vec<ConfigFault>> {
+        Err(vec![ConfigFault::destination(format!("{} sinks are not in this build yet", self.0.kind))])
+    }
+}
+
+const NOT_YET: Option<&str> = Some("this kind is not in this build yet");
+
+macro_rules! not_yet {
+    ($name:ident, $kind:ident, $scheme:literal, $example:literal, [$($credential:ident),*], $finish:literal) => {
+        static $name: Descriptor = Descriptor {
+            kind: SinkKind::$kind,
+            schemes: &[$scheme],
+            example_destination: $example,
+            options: &[],
+            credential_types: &[$(CredentialType::$credential),*],
+            guarantee: Guarantee::ExactlyOnce,
+            commit_on_finish: $finish,
+            unavailable: NOT_YET,
+        };
+    };
+}
+
+not_yet!(AZURE, Azure, "azure", "azure://account.blob.core.windows.net", [AzureAd, AzureOauth, AzureSas, AzureStorageKey], true);
+not_yet!(GCS, Gcs, "gcs", "gcs://storage.googleapis.com", [GcsServiceAccountId, GcsServiceAccountKeys], true);
+not_yet!(HDFS, Hdfs, "hdfs", "hdfs://namenode:8020", [Hdfs], true);
+not_yet!(JDBC, Jdbc, "jdbc", "jdbc:postgresql://host:5432/database", [Jdbc], true);
+not_yet!(KAFKA, Kafka, "kafka", "kafka://host:9092", [Kafka, Confluent], false);
+not_yet!(S3, S3, "s3", "s3://s3.eu-central-1.amazonaws.com", [AwsAccessKey, AwsIamRole], true);
+not_yet!(LOCAL, Local, "table", "table://schema.table", [], false);
+not_yet!(WEBHOOK, Webhook, "https", "https://host/path", [Rest], false);

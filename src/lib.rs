@@ -1,0 +1,15 @@
+//! Datasink: data sinks, their credentials and permissions, and a streaming `Push` whose acknowledgements are true.
+//!
+//! Modules in reading order; `ARCHITECTURE.md` has the map and the rules of which room may import which.
+
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod limits;
+pub mod name;
+pub mod record;
+pub mod secret;
+
+pub mod store;
+
+pub mod connectors;
