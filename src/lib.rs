@@ -7,9 +7,12 @@
 pub mod clock;
 pub mod limits;
 pub mod name;
+pub mod problem;
 pub mod record;
 pub mod secret;
 
 pub mod store;
 
 pub mod connectors;
+pub mod delivery;
+pub mod domain;
