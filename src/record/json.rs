@@ -9,6 +9,7 @@ use serde::{
 
 use super::{
     DecodeError, RecordFault,
+    arrow_text::short,
     piece::{LineWriter, Lines},
 };
 use crate::limits::RECORD_DEPTH_MAX;
@@ -50,7 +51,8 @@ fn write_record(object: &JsonObject, out: &mut Vec<u8>) -> Result<(), RecordFaul
     for (name, value) in &object.0 {
         check(value, 1).map_err(|problem| match problem {
             Problem::NotFinite(number) => {
-                RecordFault::invalid(name, format!("field {name:?} holds {number}, which JSON does not know; send null or a string instead"))
+                let name = short(name);
+                RecordFault::invalid(&name, format!("field {name:?} holds {number}, which JSON does not know; send null or a string instead"))
             }
             Problem::TooDeep => RecordFault::unparsable(format!("the record nests more than {RECORD_DEPTH_MAX} levels deep")),
         })?;

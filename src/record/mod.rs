@@ -1,7 +1,10 @@
 //! Why: records in motion have one shape, [`Batch`], and every conversion between encodings exists once, here. Never knows who sent a record or where it goes.
 
 mod arrow;
+mod arrow_guard;
+mod arrow_text;
 mod decode;
+mod encode;
 mod hash;
 mod json;
 mod ndjson;
@@ -17,10 +20,11 @@ use arrow_array::RecordBatch;
 use bytes::Bytes;
 
 pub use decode::{DecodeError, decode, decode_off_thread};
+pub use encode::encode;
 pub use hash::RollingHash;
 pub use json::{JsonObject, JsonValue};
 pub use piece::{Incoming, Piece};
-pub use schema::{Column, ColumnType, RecordSchema};
+pub use schema::{Column, ColumnType, RecordSchema, SchemaFault};
 
 use crate::clock::Timestamp;
 

@@ -24,7 +24,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{Column, ColumnType, RecordFault, RecordSchema, ndjson, scalar};
+use super::{Column, ColumnType, RecordFault, RecordSchema, arrow_text::short, ndjson, scalar};
 
 /// One value of a column, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,6 +63,7 @@ pub(super) fn read<'a>(schema: &RecordSchema, record: &'a [u8]) -> Result<Vec<Ce
     let fields = Fields { schema }.deserialize(&mut deserializer).and_then(|fields| deserializer.end().map(|()| fields));
     let fields = fields.map_err(|error| RecordFault::unparsable(format!("the record is not a JSON object: {error}")))?;
     if let Some((name, problem)) = fields.problem {
+        let name = short(&name);
         return Err(RecordFault::invalid(&name, format!("column {name:?} {problem}")));
     }
     schema.columns.iter().zip(fields.raw).map(|(column, raw)| parse(column, raw.map_or("null", RawValue::get))).collect()
@@ -177,9 +178,9 @@ pub(super) fn from_text<'a>(column: &Column, text: Cow<'a, str>) -> Result<Cell<
         // The parser of UUIDs takes other forms as well; one form is enough.
         ColumnType::Uuid if text.len() == 36 => Uuid::try_parse(&text).map(Cell::Uuid).map_err(|_| bad_uuid(column)),
         ColumnType::Uuid => Err(bad_uuid(column)),
-        ColumnType::Json => ndjson::check_embedded(text.as_bytes())
-            .map_err(|flaw| fault(column, format!("needs JSON text: {flaw}")))
-            .map(|()| Cell::Json(one_line(text))),
+        ColumnType::Json => {
+            ndjson::check_embedded(text.as_bytes()).map_err(|flaw| fault(column, format!("needs JSON text: {flaw}"))).map(|()| Cell::Json(one_line(text)))
+        }
         _ if integer_range(column.column_type).is_some() => integer(column, &text),
         _ => Err(mismatch(column, "a string")),
     }
@@ -227,7 +228,9 @@ fn integer_range(column_type: ColumnType) -> Option<(i128, i128)> {
 fn integer<'a>(column: &Column, digits: &str) -> Result<Cell<'a>, RecordFault> {
     // `parse` would take a plus sign as well.
     let number = digits.parse::<i128>().ok().filter(|_| !digits.starts_with('+'));
-    number.ok_or_else(|| fault(column, format!("needs an integer of type {}, without point or exponent", type_name(column.column_type)))).and_then(|number| from_integer(column, number))
+    number
+        .ok_or_else(|| fault(column, format!("needs an integer of type {}, without point or exponent", type_name(column.column_type))))
+        .and_then(|number| from_integer(column, number))
 }
 
 /// The value that an integer is in a numeric column.
