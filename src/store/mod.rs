@@ -4,6 +4,7 @@ mod codec;
 mod export;
 pub mod memory;
 pub mod migrate;
+pub mod row;
 pub mod rows;
 pub mod sled;
 
