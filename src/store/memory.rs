@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::broadcast;
 
-use super::{Changed, Condition, Entry, Store, StoreError, Table, Transaction, Verified, Watch, Write, check_size, export};
+use super::{Changed, Condition, Entry, FACTS, Store, StoreError, Table, Transaction, Verified, Watch, Write, check_size, export};
 
 type Rows = BTreeMap<(Table, Vec<u8>), Bytes>;
 
@@ -90,7 +90,7 @@ impl Store for MemoryStore {
 
     async fn export(&self, to: &Path) -> Result<u64, StoreError> {
         let rows = self.rows().clone();
-        export::write(to, rows.into_iter().map(|((table, key), value)| Ok((table, key, value))))
+        export::write(to, rows.into_iter().filter(|((table, _), _)| *table != FACTS).map(|((table, key), value)| Ok((table, key, value))))
     }
 
     async fn import(&self, from: &Path) -> Result<u64, StoreError> {

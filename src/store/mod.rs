@@ -7,6 +7,8 @@ pub mod migrate;
 pub mod row;
 pub mod rows;
 pub mod sled;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,

@@ -501,3 +501,139 @@ fn unpack(value: &Bytes) -> Result<Vec<Bytes>, StoreError> {
     let rows: Vec<Bytes> = body.split(|byte| *byte == b'\n').map(|line| body.slice_ref(line)).collect();
     if rows.len() as u64 == count { Ok(rows) } else { Err(StoreError::Corrupt("a value of rows has another number of them".to_owned())) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{
+        memory::MemoryStore,
+        sled::{SledOptions, SledStore},
+    };
+
+    fn rows(from: u64, count: u64, width: usize) -> Vec<Row> {
+        (from..from + count).map(|n| Row { json: format!("{{\"n\":{n},\"pad\":\"{}\"}}", "x".repeat(width)).into(), key: None }).collect()
+    }
+
+    async fn all(rows: &Rows, table: Uuid, keyed: bool) -> Vec<Bytes> {
+        let mut scan = rows.scan(table, keyed, None).await.unwrap();
+        let mut out = Vec::new();
+        loop {
+            let page = scan.next(7).await.unwrap();
+            if page.is_empty() {
+                return out;
+            }
+            out.extend(page);
+            // Going on from a token is the same as going on.
+            scan = rows.scan(table, keyed, Some(&scan.token())).await.unwrap();
+        }
+    }
+
+    fn engines() -> (tempfile::TempDir, Vec<SharedStore>) {
+        let dir = tempfile::tempdir().unwrap();
+        let sled = SledStore::open(dir.path(), SledOptions { ballast: false, ..SledOptions::default() }).unwrap();
+        (dir, vec![Arc::new(MemoryStore::new()), Arc::new(sled)])
+    }
+
+    #[tokio::test]
+    async fn units_follow_one_another_with_their_mark_and_are_read_back_in_order() {
+        let (_dir, stores) = engines();
+        for store in stores {
+            let rows_of = Rows::new(store.clone(), 1 << 30);
+            let table = Uuid::new_v4();
+            let (mut mark, known) = rows_of.fence(table, "s", 3).await.unwrap();
+            assert!(!known);
+            assert_eq!(mark.epoch, 3);
+            for unit in 0..10 {
+                let width = if unit == 5 { 9_000 } else { 20 };
+                let new = StreamMark { next: (unit + 1) * 100, ..mark };
+                mark = rows_of.commit(table, "s", mark, new, &rows(unit * 100, 100, width), OnConflict::Error).await.unwrap().0;
+            }
+            let found = all(&rows_of, table, false).await;
+            assert_eq!(found.len(), 1_000);
+            assert!(found.iter().enumerate().all(|(n, row)| row.starts_with(format!("{{\"n\":{n},").as_bytes())));
+            assert_eq!(rows_of.size(table).await.unwrap(), (1_000, found.iter().map(|row| row.len() as u64).sum()));
+            // A new process knows nothing and goes on behind the last row.
+            let again = Rows::new(store, 1 << 30);
+            let (seen, known) = again.fence(table, "s", 1).await.unwrap();
+            assert!(known);
+            assert_eq!((seen.epoch, seen.next, seen.rows), (4, 1_000, 1_000));
+            again.insert(table, &rows(1_000, 1, 0), OnConflict::Error).await.unwrap();
+            assert_eq!(all(&again, table, false).await.len(), 1_001);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_fenced_writer_writes_nothing() {
+        let (_dir, stores) = engines();
+        for store in stores {
+            let rows_of = Rows::new(store, 1 << 30);
+            let table = Uuid::new_v4();
+            let (old, _) = rows_of.fence(table, "s", 1).await.unwrap();
+            let (new, _) = rows_of.fence(table, "s", 1).await.unwrap();
+            let refused = rows_of.commit(table, "s", old, StreamMark { next: 5, ..old }, &rows(0, 5, 0), OnConflict::Error).await.unwrap_err();
+            assert!(matches!(refused, RowsError::Fenced(2)), "{refused}");
+            assert!(all(&rows_of, table, false).await.is_empty());
+            rows_of.commit(table, "s", new, StreamMark { next: 5, ..new }, &rows(0, 5, 0), OnConflict::Error).await.unwrap();
+            assert_eq!(all(&rows_of, table, false).await.len(), 5);
+        }
+    }
+
+    #[tokio::test]
+    async fn several_streams_write_one_table_at_once() {
+        let (_dir, stores) = engines();
+        for store in stores {
+            let rows_of = Rows::new(store, 1 << 30);
+            let table = Uuid::new_v4();
+            let writers = (0..8_u64).map(|writer| {
+                let rows_of = rows_of.clone();
+                async move {
+                    let stream = format!("s{writer}");
+                    let (mut mark, _) = rows_of.fence(table, &stream, 1).await.unwrap();
+                    for unit in 0..20 {
+                        let new = StreamMark { next: (unit + 1) * 10, ..mark };
+                        mark = rows_of.commit(table, &stream, mark, new, &rows(writer * 1_000 + unit * 10, 10, 0), OnConflict::Error).await.unwrap().0;
+                    }
+                }
+            });
+            futures::future::join_all(writers).await;
+            let found = all(&rows_of, table, false).await;
+            let distinct: std::collections::HashSet<_> = found.iter().collect();
+            assert_eq!((found.len(), distinct.len()), (1_600, 1_600));
+            for writer in 0..8_u64 {
+                rows_of.forget(table, &format!("s{writer}")).await.unwrap();
+            }
+            assert_eq!(rows_of.size(table).await.unwrap().0, 1_600, "what forgotten streams wrote still counts");
+            rows_of.remove_all(table).await.unwrap();
+            assert!(all(&rows_of, table, false).await.is_empty());
+            assert_eq!(rows_of.size(table).await.unwrap(), (0, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn primary_keys_are_refused_kept_or_replaced() {
+        let (_dir, stores) = engines();
+        for store in stores {
+            let rows_of = Rows::new(store, 1 << 30);
+            let table = Uuid::new_v4();
+            let row = |key: u8, text: &str| Row { json: Bytes::from(text.to_owned()), key: Some(vec![key]) };
+            rows_of.insert(table, &[row(2, "b"), row(1, "a")], OnConflict::Error).await.unwrap();
+            let refused = rows_of.insert(table, &[row(3, "c"), row(1, "x")], OnConflict::Error).await.unwrap_err();
+            assert!(matches!(refused, RowsError::Duplicate(1)));
+            let kept = rows_of.insert(table, &[row(3, "c"), row(1, "x")], OnConflict::Ignore).await.unwrap();
+            assert_eq!((kept.inserted, kept.ignored), (1, 1));
+            let replaced = rows_of.insert(table, &[row(1, "y"), row(1, "z")], OnConflict::Update).await.unwrap();
+            assert_eq!(replaced.updated, 2);
+            assert_eq!(all(&rows_of, table, true).await, ["z", "b", "c"].map(Bytes::from));
+            assert_eq!(rows_of.size(table).await.unwrap().0, 3);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_table_does_not_grow_beyond_its_limit() {
+        let rows_of = Rows::new(Arc::new(MemoryStore::new()), 300);
+        let table = Uuid::new_v4();
+        rows_of.insert(table, &rows(0, 10, 0), OnConflict::Error).await.unwrap();
+        assert!(matches!(rows_of.insert(table, &rows(0, 10, 0), OnConflict::Error).await, Err(RowsError::Full(300))));
+        assert_eq!(all(&rows_of, table, false).await.len(), 10);
+    }
+}

@@ -17,7 +17,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::{broadcast, oneshot};
 
 use super::{
-    Changed, Condition, Entry, Store, StoreError, Table, Transaction, Verified, Watch, Write, check_size,
+    Changed, Condition, Entry, FACTS, Store, StoreError, Table, Transaction, Verified, Watch, Write, check_size,
     codec::{self, Decoded, Space, chunk_key, full_key},
     export, migrate,
 };
@@ -227,7 +227,7 @@ impl Store for SledStore {
 
     async fn export(&self, to: &Path) -> Result<u64, StoreError> {
         let mut rows = Vec::new();
-        for table in self.tables()? {
+        for table in self.tables()?.into_iter().filter(|table| *table != FACTS) {
             for entry in self.tree.scan_prefix(full_key(Space::Row, table, b"")) {
                 let (full, stored) = entry.map_err(|fault| sled_fault(&fault))?;
                 let key = &full[table.name.len() + 2..];
@@ -238,7 +238,7 @@ impl Store for SledStore {
     }
 
     async fn import(&self, from: &Path) -> Result<u64, StoreError> {
-        if !self.tree.is_empty() {
+        if self.tables()?.iter().any(|table| *table != FACTS) {
             return Err(StoreError::Unavailable("an export can only be read into an empty store".to_owned()));
         }
         let all = export::read(from)?;
