@@ -13,6 +13,8 @@ pub mod secret;
 
 pub mod store;
 
+pub mod api;
+pub mod cli;
 pub mod connectors;
 pub mod delivery;
 pub mod domain;
