@@ -9,6 +9,7 @@ pub mod limits;
 pub mod name;
 pub mod record;
 pub mod secret;
+pub mod vault;
 
 pub mod store;
 
