@@ -6,6 +6,7 @@ pub mod destination;
 pub mod egress;
 pub mod error;
 pub mod options;
+pub mod webhook;
 
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ impl Kinds {
             Arc::new(NotYet(&KAFKA)),
             Arc::new(NotYet(&LOCAL)),
             Arc::new(NotYet(&S3)),
-            Arc::new(NotYet(&WEBHOOK)),
+            Arc::new(webhook::Webhook),
         ]))
     }
 
@@ -100,4 +101,3 @@ not_yet!(JDBC, Jdbc, "jdbc", "jdbc:postgresql://host:5432/database", [Jdbc], tru
 not_yet!(KAFKA, Kafka, "kafka", "kafka://host:9092", [Kafka, Confluent], false);
 not_yet!(S3, S3, "s3", "s3://s3.eu-central-1.amazonaws.com", [AwsAccessKey, AwsIamRole], true);
 not_yet!(LOCAL, Local, "table", "table://schema.table", [], false);
-not_yet!(WEBHOOK, Webhook, "https", "https://host/path", [Rest], false);
