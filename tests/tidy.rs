@@ -11,7 +11,7 @@ const FLOOR: &[&str] = &["name", "record", "secret", "limits", "clock", "problem
 
 /// The table of ARCHITECTURE.md: a room, and what it may import beside itself and the floor. `a::b` allows that part of a room only.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("api", &["domain", "delivery", "sql", "shutdown"]),
+    ("api", API_MAY_IMPORT),
     ("cli", &["api::pb"]),
     ("config", &[]),
     ("connectors", &[]),
@@ -23,6 +23,27 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &[]),
     ("telemetry", &["config"]),
     ("vault", &[]),
+];
+
+/// The edge translates words and so must know them: the plain values that the domain answers with, one by one, and no trait or writer among them.
+const API_MAY_IMPORT: &[&str] = &[
+    "domain",
+    "delivery",
+    "sql",
+    "shutdown",
+    "telemetry",
+    "connectors::connector::Artifact",
+    "connectors::connector::CommitMode",
+    "connectors::connector::Descriptor",
+    "connectors::connector::Finish",
+    "connectors::connector::Guarantee",
+    "connectors::connector::Probe",
+    "connectors::connector::ProbeStep",
+    "connectors::connector::SinkKind",
+    "connectors::connector::StepResult",
+    "connectors::credential::CredentialType",
+    "connectors::options::OptionSpec",
+    "connectors::options::OptionType",
 ];
 
 /// The composition root and the entry point import every room.
@@ -57,19 +78,24 @@ const OWNED_CRATES: &[(&str, &[&str])] = &[
 
 /// The files that may look inside a `Secret`, each because it is where the secret is used, sealed or compared.
 const MAY_EXPOSE: &[&str] = &[
+    "src/api/authn.rs",
+    "src/api/to_pb.rs",
     "src/connectors/options.rs",
     "src/connectors/webhook/mod.rs",
-    "src/connectors/webhook/sign.rs",
+    "src/connectors/webhook/receiver.rs",
+    "src/connectors/webhook/signature.rs",
     "src/connectors/webhook/writer.rs",
     "src/domain/credential.rs",
     "src/domain/data_sink.rs",
+    "src/domain/idempotency.rs",
+    "src/domain/keys.rs",
     "src/domain/principal.rs",
     "src/secret.rs",
     "src/vault.rs",
 ];
 
 /// Folders of `src/connectors/` that are shared by kinds instead of being one.
-const SHARED_BY_KINDS: &[&str] = &["object"];
+const SHARED_BY_KINDS: &[&str] = &["egress", "object"];
 
 const FUNCTION_LINES_MAX: usize = 100;
 const FILE_LINES_MAX: usize = 900;
@@ -148,6 +174,7 @@ fn the_arrow_rule_fails_on_a_wrong_arrow() {
     assert!(fails("src/connectors/webhook/writer.rs", "use crate::store::rows::Rows;"));
     assert!(fails("src/cli/push.rs", "use crate::api::status;"));
     assert!(fails("src/api/push.rs", "use crate::{\n  connectors::{connector::Kind},\n};"));
+    assert!(fails("src/api/push.rs", "use crate::connectors::connector::SinkWriter;"));
     assert!(fails("src/sql/parse.rs", "use crate as all;"));
 }
 
@@ -290,7 +317,7 @@ fn size_faults(source: &Source) -> Vec<String> {
 struct Source {
     path: String,
     text: String,
-    /// Without comments, literals and what `#[cfg(test)]` hides.
+    /// Without comments, literals and what `#[cfg(test)]` hides; nothing of a file `tests.rs`.
     code: String,
     /// Without comments and literals.
     code_with_tests: String,
@@ -313,7 +340,7 @@ fn sources(folder: &str) -> Vec<Source> {
         .map(|file| {
             let text = fs::read_to_string(&file).expect("a source file is readable UTF-8");
             let path = file.strip_prefix(root()).expect("found below the root").to_string_lossy().replace('\\', "/");
-            Source { code: strip(&text, true), code_with_tests: strip(&text, false), path, text }
+            Source { code: if path.ends_with("/tests.rs") { String::new() } else { strip(&text, true) }, code_with_tests: strip(&text, false), path, text }
         })
         .collect()
 }
@@ -332,7 +359,7 @@ fn walk(folder: &Path, into: &mut Vec<PathBuf>) {
 
 fn kinds() -> Vec<String> {
     let entries = fs::read_dir(root().join("src/connectors")).expect("src/connectors exists");
-    let folders = entries.map(|entry| entry.expect("a folder entry is readable").path()).filter(|path| path.is_dir());
+    let folders = entries.map(|entry| entry.expect("a folder entry is readable").path()).filter(|path| path.join("mod.rs").is_file());
     folders
         .filter_map(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()))
         .filter(|name| !SHARED_BY_KINDS.contains(&name.as_str()))
