@@ -1,8 +1,10 @@
 """Why: starts and stops the server under test as a stranger would, by its process contract. Never reads its data directory."""
 
+import atexit
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +28,7 @@ def scratch(name):
 def shielded():
     """The environment of everything that a test starts: no cloud login and no metadata service to be found."""
     home = tempfile.mkdtemp(prefix="datasink-home-")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
     return dict(os.environ, HOME=home, GCE_METADATA_HOST="127.0.0.1:9", GCE_METADATA_IP="127.0.0.1", AWS_EC2_METADATA_DISABLED="true")
 
 
