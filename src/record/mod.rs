@@ -12,6 +12,8 @@ mod piece;
 mod row;
 mod scalar;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod typed;
 
 use std::{ops::Range, sync::Arc};
@@ -263,13 +265,4 @@ pub struct RejectedRecord {
     pub original: Bytes,
     /// Why.
     pub fault: RecordFault,
-}
-
-/// A run of a decoded batch: good records, or one that was refused.
-#[derive(Debug, Clone)]
-pub enum Piece {
-    /// Records that follow one another.
-    Good(Batch),
-    /// One record that can never be taken.
-    Bad(RejectedRecord),
 }
