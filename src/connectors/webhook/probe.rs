@@ -9,18 +9,17 @@ use url::Url;
 
 use super::{
     options::{Cut, JsonFormat},
-    receiver::{Identity, Receiver},
+    receiver::Receiver,
 };
 use crate::connectors::{
     connector::{ConnectContext, Probe, ProbeStep, SinkKind, StepResult},
     error::ConnectorError,
 };
 
-/// The steps so far. After a failed one the rest is skipped.
+/// The steps so far.
 struct Steps {
     steps: Vec<ProbeStep>,
     began: Instant,
-    failed: bool,
 }
 
 impl Steps {
@@ -30,7 +29,6 @@ impl Steps {
             Ok(value) => (StepResult::Passed, details(&value), Some(value)),
             Err(error) => (StepResult::Failed { message: error.message.clone(), error }, Vec::new(), None),
         };
-        self.failed |= value.is_none();
         let elapsed = self.began.elapsed();
         self.began = Instant::now();
         self.steps.push(ProbeStep { name: name.to_owned(), result, elapsed, details });
@@ -46,9 +44,9 @@ const STEPS: [&str; 7] = ["configuration", "credential", "resolve", "connect", "
 
 /// Tries the steps one by one; those after a failed one are skipped, and so is whatever only a request could tell unless `write`.
 pub(super) async fn probe(url: &Url, shown: &str, cut: Cut, cx: &ConnectContext, write: bool) -> Probe {
-    let mut steps = Steps { steps: Vec::new(), began: Instant::now(), failed: false };
+    let mut steps = Steps { steps: Vec::new(), began: Instant::now() };
     let receiver = walk(&mut steps, url, shown, cx).await;
-    if let Some(receiver) = receiver.filter(|_| write && !steps.failed) {
+    if let Some(receiver) = receiver.filter(|_| write) {
         // A webhook has no way to ask who one is but the request itself.
         steps.skipped("authenticate");
         let id = format!("msg_{}", cx.ambient.ids.uuid().simple());
@@ -71,8 +69,7 @@ async fn walk(steps: &mut Steps, url: &Url, shown: &str, cx: &ConnectContext) ->
         None => Ok(()),
     };
     steps.tried("configuration", allowed, |()| Vec::new())?;
-    let receiver = Identity::of(cx.credential.as_ref()).and_then(|_| Receiver::new(url, shown, cx));
-    let receiver = steps.tried("credential", receiver, |_| Vec::new())?;
+    let receiver = steps.tried("credential", Receiver::new(url, shown, cx), |_| Vec::new())?;
     let addresses = cx.egress.resolve(host, port, SinkKind::Webhook).await.map_err(ConnectorError::from);
     let addresses = steps.tried("resolve", addresses, |found| vec![("addresses".to_owned(), found.len().to_string())])?;
     let stream = cx.egress.connect(host, &addresses, cx.connection_timeout).await.map_err(ConnectorError::from);

@@ -40,7 +40,7 @@ pub(super) struct Receiver {
 
 /// What a request says about us.
 #[derive(Debug, Default)]
-pub(super) struct Identity {
+struct Identity {
     /// The header that carries the credential.
     header: Option<(HeaderName, HeaderValue)>,
     signer: Option<Signer>,
@@ -141,7 +141,7 @@ impl Receiver {
 
 impl Identity {
     /// What `credential` makes of our requests, and a redactor that knows its secrets.
-    pub(super) fn of(credential: Option<&OpenCredential>) -> Result<(Self, Redactor), ConnectorError> {
+    fn of(credential: Option<&OpenCredential>) -> Result<(Self, Redactor), ConnectorError> {
         let Some(credential) = credential else { return Ok((Self::default(), Redactor::default())) };
         let refuse = |rule: String| ConnectorError::new(Kind::Misconfigured, format!("the sink's credential cannot be used: {rule}; alter the credential"));
         let mut redactor = Redactor::new(credential.secret.iter().chain(credential.secret_options.values()));
