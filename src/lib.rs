@@ -10,6 +10,7 @@ pub mod name;
 pub mod problem;
 pub mod record;
 pub mod secret;
+pub mod vault;
 
 pub mod store;
 
