@@ -14,6 +14,8 @@ pub mod vault;
 
 pub mod store;
 
+pub mod api;
+pub mod cli;
 pub mod connectors;
 pub mod delivery;
 pub mod domain;

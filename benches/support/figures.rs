@@ -1,0 +1,44 @@
+//! Why: a figure is a ratio of two things measured in turn on the same machine; it is told with its spread. Never a single number.
+
+/// Minimum, median and maximum.
+#[derive(Clone, Copy)]
+pub struct Spread {
+    pub min: f64,
+    pub median: f64,
+    pub max: f64,
+}
+
+impl Spread {
+    pub fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        Self { min: values[0], median: values[values.len() / 2], max: values[values.len() - 1] }
+    }
+}
+
+/// Runs two measurements in turn and prints both and their ratio, pair by pair.
+pub async fn pair(name: &str, unit: &str, goal: f64, runs: usize, mut ours: impl AsyncFnMut(usize) -> f64, mut theirs: impl AsyncFnMut(usize) -> f64) {
+    let (mut a, mut b, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for run in 0..runs {
+        // Whoever goes first alternates, so that neither always meets the warmer machine.
+        let (x, y) = if run % 2 == 0 {
+            let x = ours(run).await;
+            (x, theirs(run).await)
+        } else {
+            let y = theirs(run).await;
+            (ours(run).await, y)
+        };
+        a.push(x);
+        b.push(y);
+        ratios.push(x / y);
+    }
+    println!("\n{name}");
+    row("ours", Spread::of(a), unit);
+    row("yardstick", Spread::of(b), unit);
+    let ratio = Spread::of(ratios);
+    println!("  {:<12} min {:>8.3}  median {:>8.3}  max {:>8.3}   goal ≥ {goal}: {}", "ratio", ratio.min, ratio.median, ratio.max, if ratio.median >= goal { "met" } else { "NOT met" });
+}
+
+/// Prints one spread.
+pub fn row(name: &str, spread: Spread, unit: &str) {
+    println!("  {name:<12} min {:>12.1}  median {:>12.1}  max {:>12.1}  {unit}", spread.min, spread.median, spread.max);
+}

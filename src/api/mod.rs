@@ -1,0 +1,5 @@
+//! stub
+#[allow(missing_docs)]
+pub mod pb {
+    tonic::include_proto!("datasink.v1");
+}
