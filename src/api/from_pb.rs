@@ -14,7 +14,7 @@ use crate::{
     delivery::{RecordErrorPolicy, Source, Window},
     domain,
     problem::{Problem, Reason},
-    record::{Change, Column, ColumnType, Encoding, Offset, Payload, RecordSchema, TypedValue},
+    record::{Change, Column, ColumnType, Encoding, JsonObject, JsonValue, Offset, Payload, RecordSchema, TypedValue},
     secret::Secret,
 };
 
@@ -498,7 +498,7 @@ pub(super) fn record_batch(field: &str, wire: pb::RecordBatch) -> Result<WireBat
     }
     let payload = match payload {
         Some(Wire::Ndjson(bytes)) => Payload::Ndjson(bytes),
-        Some(Wire::Json(pb::JsonRecords { records })) => Payload::Json(records.into_iter().map(object).collect()),
+        Some(Wire::Json(pb::JsonRecords { records })) => Payload::Json(records.into_iter().map(json_object).collect()),
         Some(Wire::Typed(records)) => Payload::Typed(typed(records)),
         Some(Wire::ArrowIpc(bytes)) => Payload::ArrowIpc(bytes),
         None => {
@@ -537,6 +537,23 @@ fn typed_value(wire: pb::Value) -> TypedValue {
         Some(Kind::TimestampValue(value)) => {
             TypedValue::Timestamp(Timestamp::from_micros(value.seconds.saturating_mul(1_000_000).saturating_add(i64::from(value.nanos) / 1_000)))
         }
+    }
+}
+
+/// A protobuf struct as records know it; prost keeps fields in a map, so they come in name order.
+fn json_object(wire: prost_types::Struct) -> JsonObject {
+    JsonObject(wire.fields.into_iter().map(|(name, value)| (name, json_value(value))).collect())
+}
+
+fn json_value(wire: prost_types::Value) -> JsonValue {
+    use prost_types::value::Kind;
+    match wire.kind {
+        None | Some(Kind::NullValue(_)) => JsonValue::Null,
+        Some(Kind::BoolValue(value)) => JsonValue::Bool(value),
+        Some(Kind::NumberValue(value)) => JsonValue::Number(value),
+        Some(Kind::StringValue(value)) => JsonValue::String(value),
+        Some(Kind::ListValue(list)) => JsonValue::Array(list.values.into_iter().map(json_value).collect()),
+        Some(Kind::StructValue(inner)) => JsonValue::Object(json_object(inner)),
     }
 }
 

@@ -18,7 +18,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -31,6 +31,11 @@ use crate::{
     telemetry,
 };
 
+
+/// The caller's own name of a call; made up where there is none, and told back.
+pub const REQUEST_ID: &str = "x-request-id";
+/// The longest one that is taken over, in bytes.
+const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Turns a panic into INTERNAL with an `error_id` that the log has too.
 pub fn catch_panic(ids: Arc<dyn Ids>) -> CatchPanicLayer<impl Fn(Box<dyn Any + Send>) -> Response<Body> + Clone + Send> {
@@ -102,15 +107,15 @@ fn retold(headers: &HeaderMap) -> Option<Response<Body>> {
     status::retell(made.code(), made.message()).map(|problem| Status::from(problem).into_http())
 }
 
-/// A span a call, with the caller's trace as its parent, and the call's count by outcome.
-#[derive(Debug, Clone, Copy)]
-pub struct TraceLayer;
+/// A span a call, with the caller's trace as its parent, and an `x-request-id` that is told back.
+#[derive(Debug, Clone)]
+pub struct TraceLayer(pub Arc<dyn Ids>);
 
 impl<S> Layer<S> for TraceLayer {
     type Service = Trace<S>;
 
     fn layer(&self, inner: S) -> Trace<S> {
-        Trace { inner }
+        Trace { inner, ids: self.0.clone() }
     }
 }
 
@@ -118,6 +123,7 @@ impl<S> Layer<S> for TraceLayer {
 #[derive(Debug, Clone)]
 pub struct Trace<S> {
     inner: S,
+    ids: Arc<dyn Ids>,
 }
 
 impl<S, B> Service<Request<B>> for Trace<S>
@@ -134,7 +140,8 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let request_id = name_call(request.headers_mut(), &*self.ids);
         let method = request.uri().path().trim_start_matches('/').chars().take(100).collect::<String>();
         let span = tracing::info_span!(
             "rpc",
@@ -142,7 +149,8 @@ where
             otel.name = method,
             rpc.system.name = "grpc",
             rpc.method = method,
-            rpc.response.status_code = tracing::field::Empty
+            rpc.response.status_code = tracing::field::Empty,
+            request_id = request_id.to_str().unwrap_or_default()
         );
         telemetry::adopt_parent(&span, request.headers());
         let work = {
@@ -151,8 +159,9 @@ where
         };
         let record = span.clone();
         let traced = async move {
-            let answer = work.await;
-            if let Ok(response) = &answer {
+            let mut answer = work.await;
+            if let Ok(response) = &mut answer {
+                response.headers_mut().insert(REQUEST_ID, request_id);
                 // Streams that began well have no status yet: theirs is told by their own span.
                 let code = response.headers().get("grpc-status").and_then(|code| code.to_str().ok()).unwrap_or("0");
                 record.record("rpc.response.status_code", code);
@@ -161,6 +170,14 @@ where
         };
         Box::pin(traced.instrument(span))
     }
+}
+
+/// The call's name: the caller's, where it is printable and short, else a new one.
+fn name_call(headers: &mut HeaderMap, ids: &dyn Ids) -> HeaderValue {
+    let own = headers.get(REQUEST_ID).filter(|id| !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX && id.as_bytes().iter().all(u8::is_ascii_graphic)).cloned();
+    let name = own.unwrap_or_else(|| ids.uuid().to_string().parse().expect("a UUID is a header value"));
+    headers.insert(REQUEST_ID, name.clone());
+    name
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use tonic::{Request, Response, Status};
 use super::{Edge, from_pb, pb, to_pb};
 use crate::{
     domain::{RowScan, ScannedRows},
-    problem::Problem,
-    record::Encoding,
+    problem::{Problem, Reason},
+    record::{Encoding, RecordFaults},
 };
 
 /// See `proto/datasink/v1/table.proto`.
@@ -80,7 +80,7 @@ impl Scan {
         let schema = std::mem::take(&mut self.first).then(|| to_pb::record_schema(self.rows.schema()));
         let message = match rows {
             Some(ScannedRows { batch, resume_token }) => {
-                let batch = to_pb::record_batch(&batch, self.encoding, self.rows.schema()).map_err(Problem::from)?;
+                let batch = to_pb::record_batch(&batch, self.encoding, self.rows.schema()).map_err(|faults| unreadable(&faults))?;
                 pb::ScanRowsResponse { schema, batch: Some(batch), resume_token }
             }
             None if schema.is_some() => pb::ScanRowsResponse { schema, batch: None, resume_token: String::new() },
@@ -88,4 +88,10 @@ impl Scan {
         };
         Ok(Some((message, self)))
     }
+}
+
+/// A row that cannot be said in the encoding asked for: the reader must ask for another.
+fn unreadable(faults: &RecordFaults) -> Problem {
+    let why = faults.0.first().map(|(place, fault)| format!("row {place} of the message: {}", fault.message)).unwrap_or_default();
+    Problem::new(Reason::EncodingUnsupported, format!("a row cannot be said exactly in the encoding asked for: {why}"))
 }

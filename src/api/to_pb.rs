@@ -18,11 +18,13 @@ use crate::{
     domain,
     limits,
     problem::{Problem, Reason},
-    record::{Column, ColumnType, Encoding, RecordFault, RecordFaultKind, RecordSchema},
+    record::{
+        Batch, Column, ColumnType, Encoding, JsonObject, JsonValue, Payload, RecordFault, RecordFaultKind, RecordFaults, RecordSchema, Records, TypedValue, encode,
+    },
 };
 
 /// An unsigned number as the interface's int64; nothing we count comes near its end.
-fn int(number: u64) -> i64 {
+pub(super) fn int(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
@@ -127,6 +129,61 @@ fn policy(policy: RecordErrorPolicy) -> i32 {
         RecordErrorPolicy::Skip => pb::RecordErrorPolicy::Skip,
         RecordErrorPolicy::DeadLetter => pb::RecordErrorPolicy::DeadLetter,
     }) as i32
+}
+
+/// Rows in the encoding that was asked for.
+pub(super) fn record_batch(rows: &Batch, encoding: Encoding, schema: &RecordSchema) -> Result<pb::RecordBatch, RecordFaults> {
+    use pb::record_batch::Payload as Wire;
+    let text = match &rows.records {
+        Records::Ndjson(text) => text.clone(),
+        Records::Arrow(_) => match rows.to_ndjson()?.records {
+            Records::Ndjson(text) => text,
+            Records::Arrow(_) => unreachable!("to_ndjson gives text"),
+        },
+    };
+    let payload = match encode(&text, encoding, schema)? {
+        Payload::Ndjson(bytes) => Wire::Ndjson(bytes),
+        Payload::Json(objects) => Wire::Json(pb::JsonRecords { records: objects.into_iter().map(object).collect() }),
+        Payload::Typed(records) => Wire::Typed(pb::TypedRecords { records: records.into_iter().map(typed_record).collect() }),
+        Payload::ArrowIpc(bytes) => Wire::ArrowIpc(bytes),
+    };
+    let record_count = i32::try_from(rows.len()).expect("a message of rows has fewer than 2^31");
+    Ok(pb::RecordBatch { first_offset: Some(int(rows.first_offset)), record_count, payload: Some(payload), ..Default::default() })
+}
+
+fn object(object: JsonObject) -> prost_types::Struct {
+    prost_types::Struct { fields: object.0.into_iter().map(|(name, value)| (name, json(value))).collect() }
+}
+
+fn json(value: JsonValue) -> prost_types::Value {
+    use prost_types::value::Kind;
+    let kind = match value {
+        JsonValue::Null => Kind::NullValue(0),
+        JsonValue::Bool(truth) => Kind::BoolValue(truth),
+        JsonValue::Number(number) => Kind::NumberValue(number),
+        JsonValue::String(text) => Kind::StringValue(text),
+        JsonValue::Array(items) => Kind::ListValue(prost_types::ListValue { values: items.into_iter().map(json).collect() }),
+        JsonValue::Object(inner) => Kind::StructValue(object(inner)),
+    };
+    prost_types::Value { kind: Some(kind) }
+}
+
+fn typed_record(values: Vec<TypedValue>) -> pb::TypedRecord {
+    use pb::value::Kind;
+    let one = |value| {
+        let kind = match value {
+            TypedValue::Null => Kind::NullValue(0),
+            TypedValue::Bool(value) => Kind::BoolValue(value),
+            TypedValue::Int(value) => Kind::IntValue(value),
+            TypedValue::Uint(value) => Kind::UintValue(value),
+            TypedValue::Double(value) => Kind::DoubleValue(value),
+            TypedValue::String(value) => Kind::StringValue(value),
+            TypedValue::Bytes(value) => Kind::BytesValue(value.into()),
+            TypedValue::Timestamp(value) => Kind::TimestampValue(timestamp(value)),
+        };
+        pb::Value { kind: Some(kind) }
+    };
+    pb::TypedRecord { values: values.into_iter().map(one).collect() }
 }
 
 /// The reason a record's fault has in the interface.
@@ -619,7 +676,8 @@ pub(super) fn push_stream(view: domain::PushStreamView) -> pb::PushStreamInfo {
 
 // The server.
 
-pub(super) fn server(view: domain::ServerView, draining: bool) -> pb::ShowServerResponse {
+/// `warnings`: what is open that should not be, told beside the features.
+pub(super) fn server(view: domain::ServerView, draining: bool, warnings: &[&'static str]) -> pb::ShowServerResponse {
     let domain::ServerView { version, git_commit, instance, started, live_streams, features, limits } = view;
     pb::ShowServerResponse {
         version: version.to_owned(),
@@ -628,7 +686,7 @@ pub(super) fn server(view: domain::ServerView, draining: bool) -> pb::ShowServer
         start_time: Some(timestamp(started)),
         draining,
         live_streams: int(live_streams),
-        features: features.into_iter().map(str::to_owned).collect(),
+        features: features.into_iter().chain(warnings.iter().copied()).map(str::to_owned).collect(),
         limits: limits.into_iter().map(|(name, bound)| (name.to_owned(), int(bound))).collect(),
     }
 }
