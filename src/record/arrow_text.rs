@@ -77,7 +77,7 @@ fn column_bytes(array: &dyn Array) -> u64 {
     let len = array.len() as u64;
     let texts = |lengths: &mut dyn Iterator<Item = usize>| lengths.fold(7 * len, |sum, length| sum.saturating_add(length as u64 * 4 / 3));
     match array.data_type() {
-        DataType::Null => 5 * len,
+        DataType::Null | DataType::Boolean => 5 * len,
         DataType::Utf8 => texts(&mut array.as_string::<i32>().iter().flatten().map(str::len)),
         DataType::LargeUtf8 => texts(&mut array.as_string::<i64>().iter().flatten().map(str::len)),
         DataType::Utf8View => texts(&mut array.as_string_view().iter().flatten().map(str::len)),
@@ -88,9 +88,11 @@ fn column_bytes(array: &dyn Array) -> u64 {
         DataType::Dictionary(..) => {
             let dictionary = array.as_any_dictionary();
             let values = dictionary.values();
-            // The longest value for every row: a bound without a look at each.
-            let longest = (0..values.len()).map(|index| column_bytes(&values.slice(index, 1))).max().unwrap_or(0);
-            longest.max(5).saturating_mul(len)
+            if values.is_empty() {
+                return 5 * len;
+            }
+            let sizes: Vec<u64> = (0..values.len()).map(|index| column_bytes(&values.slice(index, 1)).max(5)).collect();
+            dictionary.normalized_keys().into_iter().fold(0, |sum, key| sum.saturating_add(sizes[key]))
         }
         DataType::List(_) => (3 * len).saturating_add(column_bytes(array.as_list::<i32>().values())),
         DataType::LargeList(_) => (3 * len).saturating_add(column_bytes(array.as_list::<i64>().values())),
@@ -227,7 +229,10 @@ fn writer<'a>(field: &Field, array: &'a dyn Array, is_json: bool, lenient: bool)
     match array.data_type() {
         D::Boolean => {
             let values = array.as_boolean();
-            Box::new(|index, out| Ok(out.extend_from_slice(if values.value(index) { b"true" } else { b"false" })))
+            Box::new(|index, out| {
+                let _: () = out.extend_from_slice(if values.value(index) { b"true" } else { b"false" });
+                Ok(())
+            })
         }
         D::Int8 => number!(Int8Type),
         D::Int16 => number!(Int16Type),
@@ -274,7 +279,10 @@ fn writer<'a>(field: &Field, array: &'a dyn Array, is_json: bool, lenient: bool)
         D::Struct(_) => structure(array.as_struct(), lenient),
         D::Map(..) => map(array.as_map(), lenient),
         // A null column; other types were refused when the batch was decoded.
-        _ => Box::new(|_, out| Ok(out.extend_from_slice(b"null"))),
+        _ => Box::new(|_, out| {
+            let _: () = out.extend_from_slice(b"null");
+            Ok(())
+        }),
     }
 }
 
@@ -312,7 +320,10 @@ fn temporal(out: &mut Vec<u8>, ticks: i64, lenient: bool, write: &dyn Fn(i64, &m
 
 fn decimal<'a, T: DecimalType>(array: &'a dyn Array) -> Write<'a> {
     let values = array.as_primitive::<T>();
-    Box::new(move |index, out| Ok(write_json(out, &values.value_as_string(index))))
+    Box::new(move |index, out| {
+        let _: () = write_json(out, &values.value_as_string(index));
+        Ok(())
+    })
 }
 
 fn text<'a>(value: impl Fn(usize) -> &'a str + 'a, is_json: bool) -> Write<'a> {
@@ -324,18 +335,27 @@ fn text<'a>(value: impl Fn(usize) -> &'a str + 'a, is_json: bool) -> Write<'a> {
             Ok(())
         });
     }
-    Box::new(move |index, out| Ok(write_json(out, &value(index))))
+    Box::new(move |index, out| {
+        let _: () = write_json(out, &value(index));
+        Ok(())
+    })
 }
 
 fn base64<'a>(value: impl Fn(usize) -> &'a [u8] + 'a) -> Write<'a> {
-    Box::new(move |index, out| Ok(write_json(out, &BASE64_STANDARD.encode(value(index)))))
+    Box::new(move |index, out| {
+        let _: () = write_json(out, &BASE64_STANDARD.encode(value(index)));
+        Ok(())
+    })
 }
 
 fn dictionary<'a>(field: &Field, array: &'a dyn Array, lenient: bool) -> Write<'a> {
     let dictionary = array.as_any_dictionary();
     let values = Values::new(field, dictionary.values(), lenient);
     if values.array.is_empty() {
-        return Box::new(|_, out| Ok(out.extend_from_slice(b"null")));
+        return Box::new(|_, out| {
+            let _: () = out.extend_from_slice(b"null");
+            Ok(())
+        });
     }
     let keys = dictionary.normalized_keys();
     Box::new(move |index, out| values.write(keys[index], out))

@@ -51,8 +51,9 @@ fn json_object(schema: &RecordSchema, line: &[u8]) -> Result<JsonObject, RecordF
     let mut text = Vec::new();
     for (column, cell) in schema.columns.iter().zip(row::read(schema, line)?) {
         let value = match &cell {
-            // A float's shortest text is closer to what was meant than its exact double: 0.1, not 0.10000000149011612.
             Cell::Double(number) => JsonValue::Number(*number),
+            // The double of a float's shortest text is what was meant, and is the same float again: 0.1, not 0.10000000149011612.
+            Cell::Float(number) => JsonValue::Number(number.to_string().parse().expect("a float's text is a double's too")),
             _ => {
                 text.clear();
                 row::write(column, &cell, &mut text);

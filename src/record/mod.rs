@@ -12,6 +12,8 @@ mod piece;
 mod row;
 mod scalar;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod typed;
 
 use std::{ops::Range, sync::Arc};

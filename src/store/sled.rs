@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs::{self, File},
+    os::unix::fs::FileExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
@@ -28,6 +29,9 @@ const GROUP_MAX: usize = 512;
 const GROUP_BYTES_MAX: usize = 8 << 20;
 /// Freed when the disk is full, so that the process can still be opened and can still delete.
 const BALLAST_BYTES: u64 = 64 << 20;
+
+/// Where the log counts its groups; no table's key begins like it.
+const GROUPS_KEY: &[u8] = b"groups";
 
 /// How a store is opened.
 #[derive(Debug, Clone, Copy)]
@@ -79,11 +83,11 @@ impl SledStore {
         // sled panics on damage that it finds while it recovers.
         let db = catch_unwind(AssertUnwindSafe(|| config.open())).map_err(|_| damaged(dir))?.map_err(|fault| open_fault(dir, &fault))?;
         let tree = (*db).clone();
-        let disk = Disk {
-            dir: dir.to_owned(),
-            file: File::open(dir.join("db")).map_err(|fault| unavailable("its file cannot be opened", &fault))?,
-            durability: options.durability,
+        let opened = |name: &str| {
+            let file = File::options().read(true).write(true).create(true).truncate(false).open(dir.join(name));
+            file.map_err(|fault| unavailable("its files cannot be opened", &fault))
         };
+        let disk = Disk { dir: dir.to_owned(), file: opened("db")?, witness: opened("witness")?, durability: options.durability };
         if new {
             disk.sync_all_of_a_new_store()?;
         }
@@ -94,11 +98,12 @@ impl SledStore {
         let broken = Arc::new(Mutex::new(None));
         let changes = broadcast::channel(1_024).0;
         let (requests, queue) = sync_channel(1_024);
-        let committer = Committer { db, tree: tree.clone(), disk, broken: broken.clone(), changes: changes.clone() };
+        let groups = disk.compare_with_witness(&tree)?;
+        let mut committer = Committer { db, tree: tree.clone(), disk, groups, broken: broken.clone(), changes: changes.clone() };
         let (facts, format) = migrate::PLACE;
         if let Some(note) = migrate::check(committer.read(facts, format)?.as_deref(), new)? {
             committer.apply(&note)?;
-            committer.disk.make_durable(&committer.db)?;
+            committer.make_durable()?;
         }
         let writer = std::thread::Builder::new()
             .name("store-committer".to_owned())
@@ -264,12 +269,14 @@ struct Committer {
     db: sled::Db,
     tree: sled::Tree,
     disk: Disk,
+    /// Groups committed since the store was made.
+    groups: u64,
     broken: Arc<Mutex<Option<StoreError>>>,
     changes: broadcast::Sender<Changed>,
 }
 
 impl Committer {
-    fn run(self, queue: &Receiver<Request>) {
+    fn run(mut self, queue: &Receiver<Request>) {
         while let Ok(first) = queue.recv() {
             let mut group = Vec::new();
             let mut bytes = 0;
@@ -292,7 +299,7 @@ impl Committer {
 
     /// Applies a group, syncs once, then answers everybody. Readers may see rows of a group that is not synced yet; nothing may be promised on what was only
     /// read: whoever must know that a row is durable writes (a fence, a mark) and waits for that answer, which covers all that was applied before it.
-    fn commit(&self, group: Vec<Request>) {
+    fn commit(&mut self, group: Vec<Request>) {
         let mut waiting = Vec::new();
         let mut failure = self.broken.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for request in group {
@@ -320,7 +327,7 @@ impl Committer {
             }
         }
         if failure.is_none() && !waiting.is_empty() {
-            failure = self.disk.make_durable(&self.db).err();
+            failure = self.make_durable().err();
         }
         if let Some(fault) = &failure {
             self.disk.free_ballast();
@@ -338,6 +345,14 @@ impl Committer {
                 }
             }
         }
+    }
+
+    /// Counts the group in the log, syncs, then tells the witness.
+    fn make_durable(&mut self) -> Result<(), StoreError> {
+        self.groups += 1;
+        self.tree.insert(GROUPS_KEY, &self.groups.to_be_bytes()).map_err(|fault| sled_fault(&fault))?;
+        self.disk.make_durable(&self.db)?;
+        self.disk.tell_witness(self.groups)
     }
 
     /// Checks and applies one transaction as one batch of sled, which is atomic over a crash.
@@ -478,6 +493,8 @@ impl Root {
 struct Disk {
     dir: PathBuf,
     file: File,
+    /// How many groups were durable, beside the log: damage makes sled forget the end of its log without a word, and this is what notices.
+    witness: File,
     durability: Durability,
 }
 
@@ -491,6 +508,32 @@ impl Disk {
             self.file.sync_data().map_err(|fault| unavailable("its file cannot be synced", &fault))?;
         }
         self.no_blobs()
+    }
+
+    /// Written after the log is durable and not synced itself: after a power cut it may be behind the log, never ahead of it.
+    fn tell_witness(&self, groups: u64) -> Result<(), StoreError> {
+        let mut bytes = [0; 12];
+        bytes[..8].copy_from_slice(&groups.to_be_bytes());
+        bytes[8..].copy_from_slice(&crc32c::crc32c(&groups.to_be_bytes()).to_be_bytes());
+        self.witness.write_all_at(&bytes, 0).map_err(|fault| unavailable("its witness cannot be written", &fault))
+    }
+
+    /// How many groups the log has; an error where the witness has seen more. A torn or missing witness says nothing.
+    fn compare_with_witness(&self, tree: &sled::Tree) -> Result<u64, StoreError> {
+        let stored = tree.get(GROUPS_KEY).map_err(|fault| sled_fault(&fault))?;
+        let groups = stored.and_then(|bytes| bytes.as_ref().try_into().ok()).map_or(0, u64::from_be_bytes);
+        let mut bytes = [0; 12];
+        if self.witness.read_exact_at(&mut bytes, 0).is_ok() {
+            let seen = u64::from_be_bytes(bytes[..8].try_into().expect("eight bytes"));
+            if bytes[8..] == crc32c::crc32c(&bytes[..8]).to_be_bytes() && seen > groups {
+                return Err(StoreError::Corrupt(format!(
+                    "{} lost the last {} of {seen} commits to damage; restore an export into a new directory with `datasink store import`",
+                    self.dir.display(),
+                    seen - groups
+                )));
+            }
+        }
+        Ok(groups)
     }
 
     /// sled writes blobs without ever syncing them; values are cut so small that there are none, and this makes sure.

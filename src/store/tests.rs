@@ -207,7 +207,9 @@ async fn flipped_bits_never_pass_for_rows() {
     for flip in 0..60_usize {
         let bad = dir.path().join(format!("bad{flip}"));
         std::fs::create_dir_all(bad.join("blobs")).unwrap();
-        std::fs::copy(good.join("conf"), bad.join("conf")).unwrap();
+        for name in ["conf", "witness"] {
+            std::fs::copy(good.join(name), bad.join(name)).unwrap();
+        }
         let mut bytes = file.clone();
         let at = (flip * 7_919 * 131) % bytes.len();
         bytes[at] ^= 1 << (flip % 8);
