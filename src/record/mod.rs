@@ -266,12 +266,3 @@ pub struct RejectedRecord {
     /// Why.
     pub fault: RecordFault,
 }
-
-/// A run of a decoded batch: good records, or one that was refused.
-#[derive(Debug, Clone)]
-pub enum Piece {
-    /// Records that follow one another.
-    Good(Batch),
-    /// One record that can never be taken.
-    Bad(RejectedRecord),
-}
