@@ -316,9 +316,14 @@ fn gives(held: (ObjectType, Permission), need: &Need) -> bool {
             .any(|(object_type, permissions)| *object_type == need.object_type && permissions.contains(&need.permission))
 }
 
+/// Whether one grant, in its holder's hands, allows what is needed.
+pub(super) fn allows(key: &GrantKey, need: &Need) -> bool {
+    key.target.covers(need) && gives((key.object_type, key.permission), need)
+}
+
 /// Whether `principal` has what it needs, and why. This is the only place where that is decided.
 pub fn decide(rights: &Rights, principal: &PrincipalName, need: &Need) -> Decision {
-    let mut because: Vec<Reason> = rights.held_by(principal).filter(|reason| reason.key.target.covers(need) && gives(reason.key_held(), need)).collect();
+    let mut because: Vec<Reason> = rights.held_by(principal).filter(|reason| allows(&reason.key, need)).collect();
     because.sort_by_key(|reason| (reason.distance(need), reason.role.clone()));
     Decision { because }
 }

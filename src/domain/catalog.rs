@@ -16,7 +16,7 @@ use crate::{
     delivery::{Directive, Which},
     name::{Name, PrincipalName, QualifiedName},
     problem::{Problem, Reason},
-    store::{Store, StoreError, Table, Transaction, Write},
+    store::{Store, StoreError, Table, Transaction, Write, rows::Rows},
 };
 
 const fn table(name: &'static str) -> Table {
@@ -186,6 +186,8 @@ pub(super) enum Effect {
     Recheck,
     /// Sessions that came with this access token end.
     TokenEnded(String),
+    /// Rows of this table go.
+    RowsDropped(Uuid),
 }
 
 /// A change under way: what it read is the condition of what it writes.
@@ -316,6 +318,11 @@ impl<'a> Draft<'a> {
     pub(super) fn delete_principal(&mut self, name: &PrincipalName) {
         self.delete(PRINCIPALS, name.as_str().into());
         self.rights_changes.push(RightsChange::Standing(name.clone(), None));
+    }
+
+    /// Notes that the rows of a table are to be removed, so that a crash does not leave them.
+    pub(super) fn note_rows_dropped(&mut self, table: Uuid) {
+        self.writes.extend(Rows::note_drop(Transaction::new(), table).writes);
     }
 
     /// Whether anything would be written.

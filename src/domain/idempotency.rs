@@ -61,6 +61,11 @@ impl Ticket {
         draft.put(key.clone(), &Kept { digest: self.digest, answered: domain.0.ambient.now(), answer })
     }
 
+    /// The place of the answer, in words.
+    pub(super) fn place(&self) -> String {
+        self.key.as_deref().map(|key| String::from_utf8_lossy(key).replace('\0', " ")).unwrap_or_default()
+    }
+
     /// Whether there is an id, and so an answer to be kept.
     pub(super) fn is_set(&self) -> bool {
         self.key.is_some()

@@ -14,7 +14,7 @@ pub mod principal;
 pub mod push;
 pub mod schema;
 pub mod server;
-pub mod sessions;
+mod sessions;
 pub mod table;
 pub mod token;
 
@@ -37,7 +37,6 @@ use self::{
     password::Passwords,
     principal::PrincipalRow,
     schema::SchemaRow,
-    sessions::Sessions,
 };
 use crate::{
     clock::{Ambient, Timestamp},
@@ -62,6 +61,7 @@ pub use self::{
     push::*,
     schema::*,
     server::*,
+    sessions::Sessions,
     table::*,
     token::*,
 };
@@ -180,6 +180,12 @@ pub struct DomainParts {
     pub egress: Arc<Egress>,
     /// Clock and ids.
     pub ambient: Ambient,
+    /// Local tables, over the same store.
+    pub rows: Rows,
+    /// What the store knows of streams; the engine of Push has the same one.
+    pub progress: Arc<KeptProgress>,
+    /// Open sessions.
+    pub sessions: Arc<dyn Sessions>,
     /// The audit log's file.
     pub audit: PathBuf,
     /// What the process decides.
@@ -207,8 +213,10 @@ struct Inner {
     /// One change of the catalogue at a time in this process: others would only meet conflicts. Never held while a destination is asked.
     turn: tokio::sync::Mutex<()>,
     passwords: Passwords,
-    progress: Arc<push::KeptProgress>,
+    progress: Arc<KeptProgress>,
     sessions: Arc<dyn Sessions>,
+    /// Request ids of `PushOnce` calls that are being written.
+    once_running: Mutex<BTreeSet<String>>,
     /// Streams by the id of the access token they were opened with.
     opened_with: Mutex<BTreeMap<crate::connectors::connector::StreamId, String>>,
 }
@@ -249,16 +257,16 @@ fn busy() -> Problem {
 impl Domain {
     /// Opens the catalogue, or makes it: the cluster's id and keys, the schema `default`, the user `admin`, the role `public`.
     pub async fn start(parts: DomainParts) -> Result<Self, Problem> {
-        let DomainParts { store, vault, kinds, egress, ambient, audit, settings } = parts;
+        let DomainParts { store, vault, kinds, egress, ambient, rows, progress, sessions, audit, settings } = parts;
         let (cluster, master) = found(&store, &vault, &ambient).await?;
         let keys = Keys::from_master(&master);
         let audit = Audit::open(&audit, keys.audit(), ambient.clone())?;
         let rights = catalog::load_rights(&*store).await?;
         let inner = Inner {
-            rows: Rows { store: store.clone() },
+            rows,
+            progress,
+            sessions,
             passwords: Passwords::new(settings.passwords),
-            progress: Arc::new(push::KeptProgress::new(store.clone())),
-            sessions: Arc::new(sessions::NoSessions),
             instance: ambient.ids.uuid(),
             started: ambient.now(),
             store,
@@ -272,10 +280,12 @@ impl Domain {
             cluster,
             rights: RwLock::new(rights),
             turn: tokio::sync::Mutex::new(()),
+            once_running: Mutex::default(),
             opened_with: Mutex::default(),
         };
         let domain = Self(Arc::new(inner));
         domain.furnish().await?;
+        domain.0.rows.resume_drops().await.map_err(catalog::store_problem)?;
         domain.forget_old_answers().await?;
         Ok(domain)
     }
@@ -414,6 +424,11 @@ impl Domain {
         schema.ok_or_else(|| schema_not_found(&name.schema))
     }
 
+    /// Notes in the audit log what a caller does that the store does not see.
+    async fn note(&self, cx: &OpContext, permit: Permit) -> Result<(), Problem> {
+        self.0.audit.write(change_line(cx, &[permit])).await.map(drop)
+    }
+
     /// Stores a change and its answer, with a line in the audit log that is on disk before; `false` where it must be made anew. With `dry`, stores nothing.
     async fn commit<A: Serialize>(&self, cx: &OpContext, ticket: &Ticket, mut draft: Draft<'_>, answer: &A, dry: bool) -> Result<bool, Problem> {
         if dry || (draft.is_empty() && !ticket.is_set()) {
@@ -437,6 +452,11 @@ impl Domain {
                 self.0.sessions.direct(&which, directive);
             }
             Effect::Recheck => self.recheck_sessions().await,
+            Effect::RowsDropped(table) => {
+                if let Err(error) = self.0.rows.remove_all(table).await {
+                    tracing::warn!(%error, "rows of a dropped table are left; the next start removes them");
+                }
+            }
             Effect::TokenEnded(id) => self.end_sessions_of_token(&id),
         }
     }

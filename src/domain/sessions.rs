@@ -1,20 +1,14 @@
-//! Stand-in until delivery is merged.
+//! Why: what changes in the catalogue reaches open sessions by a call down, never by sessions asking up. Never opens a session.
+
+use std::fmt;
+
 use crate::delivery::{Directive, LiveSession, Which};
-/// What the domain asks of open sessions.
-pub trait Sessions: Send + Sync + std::fmt::Debug {
-    /// Tells them.
+
+/// What the catalogue asks of open sessions; the engine of Push answers.
+pub trait Sessions: Send + Sync + fmt::Debug {
+    /// Tells sessions something; the number is of those told.
     fn direct(&self, which: &Which, directive: Directive) -> usize;
-    /// Lists them.
+
+    /// Every open session as it is now.
     fn live(&self) -> Vec<LiveSession>;
-}
-/// None.
-#[derive(Debug)]
-pub struct NoSessions;
-impl Sessions for NoSessions {
-    fn direct(&self, _: &Which, _: Directive) -> usize {
-        0
-    }
-    fn live(&self) -> Vec<LiveSession> {
-        Vec::new()
-    }
 }
