@@ -10,6 +10,8 @@ pub mod name;
 pub mod problem;
 pub mod record;
 pub mod secret;
+pub mod shutdown;
+pub mod telemetry;
 pub mod vault;
 
 pub mod store;
@@ -19,3 +21,5 @@ pub mod cli;
 pub mod connectors;
 pub mod delivery;
 pub mod domain;
+
+pub mod config;
