@@ -41,7 +41,6 @@ use self::{
 use crate::{
     clock::{Ambient, Timestamp},
     connectors::{Kinds, egress::Egress, options::{ConfigFault, ConfigFaultKind}},
-    delivery::{Directive, Which},
     name::{Name, NameError, PrincipalName, QualifiedName},
     problem::{Problem, Reason},
     secret::Secret,

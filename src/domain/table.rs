@@ -13,7 +13,7 @@ use super::{
     Domain, OpContext,
     access::{Need, ObjectType, Permission, Target},
     already_exists,
-    catalog::{self, Draft, Effect, Head, Object, PLACES, Place, Row, TABLES, name_key, store_problem},
+    catalog::{self, Draft, Effect, Head, Object, Place, Row, TABLES, name_key, store_problem},
     change, comes_with_queries,
     credential::all_of,
     in_use,
@@ -31,7 +31,7 @@ use crate::{
     store::{
         self, SharedStore,
         row::{self, check_row},
-        rows::{Rows, RowsError, Scan, StreamMark, Written},
+        rows::{RowsError, Scan, StreamMark, Written},
     },
 };
 
