@@ -15,4 +15,3 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure().bytes(".datasink.v1.RecordBatch").compile_fds(descriptors)?;
     Ok(())
 }
-
