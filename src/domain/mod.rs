@@ -349,12 +349,12 @@ impl Domain {
     }
 
     /// Judges, and notes a refusal in the audit log. `object` is the name as the caller gave it, resolved.
-    async fn permit(&self, cx: &OpContext, need: &Need, object: &dyn fmt::Display) -> Result<Permit, Problem> {
+    async fn permit(&self, cx: &OpContext, need: &Need, object: &(dyn fmt::Display + Sync)) -> Result<Permit, Problem> {
         let decision = self.with_rights(|rights| access::decide(rights, &cx.caller.principal, need));
         self.judged(cx, need, object, decision).await
     }
 
-    async fn judged(&self, cx: &OpContext, need: &Need, object: &dyn fmt::Display, decision: Decision) -> Result<Permit, Problem> {
+    async fn judged(&self, cx: &OpContext, need: &Need, object: &(dyn fmt::Display + Sync), decision: Decision) -> Result<Permit, Problem> {
         if let Some(reason) = decision.because.first() {
             return Ok(Permit { object_type: need.object_type, object: object.to_string(), permission: need.permission, rule: reason.in_words() });
         }
@@ -364,7 +364,7 @@ impl Domain {
     }
 
     /// Notes a refusal; that it cannot be noted does not make the refusal an acceptance, so it is only logged.
-    async fn refused(&self, cx: &OpContext, object_type: ObjectType, object: &dyn fmt::Display, rule: String) {
+    async fn refused(&self, cx: &OpContext, object_type: ObjectType, object: &(dyn fmt::Display + Sync), rule: String) {
         let line =
             Line { object_type: object_type.as_str(), object: object.to_string(), decision: "deny", rule, outcome: "refused".to_owned(), ..Line::of(cx) };
         if let Err(problem) = self.0.audit.write(line).await {
@@ -546,7 +546,7 @@ fn change_line(cx: &OpContext, permits: &[Permit]) -> Line {
 }
 
 /// The one refusal: the same whether the object exists or not.
-fn denied(principal: &PrincipalName, need: &Need, object: &dyn fmt::Display) -> Problem {
+fn denied(principal: &PrincipalName, need: &Need, object: &(dyn fmt::Display + Sync)) -> Problem {
     let message = match need.object_type {
         ObjectType::System => format!("{principal} has no {} permission on the system; ask an administrator for it", need.permission),
         object_type if need.permission == Permission::Create => {
