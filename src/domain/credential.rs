@@ -612,7 +612,8 @@ impl Domain {
         };
         if let Some(old) = old {
             draft.delete(SECRETS, secret_key(old.head.uid, old.secret_version));
-            draft.effects.extend(self.sinks_that_use(draft, old.head.uid).await?.into_iter().map(|sink| Effect::Tell(Which::Sink(sink), Directive::Reconnect)));
+            let users = self.sinks_that_use(draft, old.head.uid).await?;
+            draft.effects.extend(users.into_iter().map(|sink| Effect::Tell(Which::Sink(sink), Directive::Reconnect)));
         } else {
             self.own(draft, owner, ObjectType::Credential, Target::Object(row.head.uid))?;
         }
