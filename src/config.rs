@@ -17,6 +17,9 @@ use crate::{
 
 /// The defaults and what each setting means.
 pub const DEFAULTS: &str = include_str!("config.default.toml");
+/// The longest drain: what is left of [`limits::SHUTDOWN_MAX`] closes connections and writes the last notes.
+const DRAIN_MAX: Duration = Duration::from_secs(22);
+const _: () = assert!(DRAIN_MAX.as_secs() + 7 < limits::SHUTDOWN_MAX.as_secs());
 /// Variables with our prefix that are not settings: a secret, and what clients read.
 const NOT_SETTINGS: &[&str] = &["master_key", "address", "token", "token_file", "ca_file", "server", "test", "log_level"];
 
@@ -170,9 +173,14 @@ impl Settings {
         Ok(settings)
     }
 
-    /// The defaults alone, for tests.
+    /// The defaults alone.
     pub fn defaults() -> Self {
         Figment::from(Toml::string(DEFAULTS)).extract().expect("a test reads the defaults")
+    }
+
+    /// The store's page cache for commands that read no settings.
+    pub fn default_cache_bytes() -> u64 {
+        Self::defaults().store_cache_bytes
     }
 
     fn check(&self) -> Result<(), String> {
@@ -188,8 +196,8 @@ impl Settings {
                 self.listen
             ));
         }
-        if self.drain_grace + self.drain_delay > limits::SHUTDOWN_MAX {
-            return Err(format!("drain_grace and drain_delay together are more than {} s", limits::SHUTDOWN_MAX.as_secs()));
+        if self.drain_grace.max(self.drain_delay) > DRAIN_MAX {
+            return Err(format!("drain_grace and drain_delay must each be at most {} s: the whole stop takes less than 30 s", DRAIN_MAX.as_secs()));
         }
         for (name, value) in [("calls_max", self.calls_max), ("connections_max", self.connections_max), ("sessions_max", self.sessions_max)] {
             if value == 0 {
@@ -326,7 +334,7 @@ mod tests {
             (&["listen=0.0.0.0:1", "insecure_listen=true", "insecure_anonymous_admin=true"], "loopback"),
             (&["tls_key=x"], "tls_certificate"),
             (&["trusted_proxies=[\"everybody\"]"], "trusted_proxies"),
-            (&["drain_delay=11s"], "drain_grace"),
+            (&["drain_delay=23s"], "drain_grace"),
             (&["heartbeat_interval=0s"], "heartbeat_interval"),
             (&["calls_max=0"], "calls_max"),
         ] {

@@ -22,4 +22,6 @@ pub mod connectors;
 pub mod delivery;
 pub mod domain;
 
+pub mod app;
+pub mod command;
 pub mod config;

@@ -21,7 +21,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, Request, Response};
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
-use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::catch_panic::{CatchPanicLayer, ResponseForPanic};
 use tracing::Instrument;
 
 use super::status;
@@ -38,8 +38,23 @@ pub const REQUEST_ID: &str = "x-request-id";
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Turns a panic into INTERNAL with an `error_id` that the log has too.
-pub fn catch_panic(ids: Arc<dyn Ids>) -> CatchPanicLayer<impl Fn(Box<dyn Any + Send>) -> Response<Body> + Clone + Send> {
-    CatchPanicLayer::custom(move |panic: Box<dyn Any + Send>| Status::from(internal(&*ids, &panic_text(&*panic))).into_http::<Body>())
+pub fn catch_panic(ids: Arc<dyn Ids>) -> CatchPanic {
+    CatchPanicLayer::custom(PanicAnswer(ids))
+}
+
+/// The outermost layer.
+pub type CatchPanic = CatchPanicLayer<PanicAnswer>;
+
+/// What answers a panic.
+#[derive(Debug, Clone)]
+pub struct PanicAnswer(Arc<dyn Ids>);
+
+impl ResponseForPanic for PanicAnswer {
+    type ResponseBody = Body;
+
+    fn response_for_panic(&mut self, panic: Box<dyn Any + Send>) -> Response<Body> {
+        Status::from(internal(&*self.0, &panic_text(&*panic))).into_http()
+    }
 }
 
 /// A bug: the log gets what happened under an id, the caller only the id.

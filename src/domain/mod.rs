@@ -574,7 +574,7 @@ fn schema_not_found(name: &Name) -> Problem {
     Problem::new(Reason::SchemaNotFound, format!("there is no schema {name}; create it first")).with("name", name.as_str()).resource("schema", name)
 }
 
-fn already_exists(object_type: ObjectType, name: &dyn fmt::Display) -> Problem {
+fn already_exists(object_type: ObjectType, name: &(dyn fmt::Display + Sync)) -> Problem {
     Problem::new(Reason::AlreadyExists, format!("the {object_type} {name} is there already; choose another name or drop it first"))
         .with("name", name.to_string())
         .with("object_type", object_type.as_str())
@@ -582,7 +582,7 @@ fn already_exists(object_type: ObjectType, name: &dyn fmt::Display) -> Problem {
 }
 
 /// A drop that others would suffer from: how many, and the first twenty.
-fn in_use(object_type: ObjectType, name: &dyn fmt::Display, users: &[String], what_next: &str) -> Problem {
+fn in_use(object_type: ObjectType, name: &(dyn fmt::Display + Sync), users: &[String], what_next: &str) -> Problem {
     let problem = Problem::new(Reason::InUse, format!("the {object_type} {name} is used by {} other objects; {what_next}", users.len()))
         .with("name", name.to_string())
         .with("count", users.len().to_string());
