@@ -14,6 +14,9 @@ pub mod name;
 pub mod problem;
 pub mod record;
 pub mod secret;
+pub mod shutdown;
+pub mod telemetry;
+pub mod vault;
 
 pub mod store;
 
@@ -22,3 +25,7 @@ pub mod cli;
 pub mod connectors;
 pub mod delivery;
 pub mod domain;
+
+pub mod app;
+pub mod command;
+pub mod config;

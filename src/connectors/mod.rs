@@ -6,6 +6,7 @@ pub mod destination;
 pub mod egress;
 pub mod error;
 pub mod options;
+pub mod webhook;
 
 pub mod local;
 
@@ -33,7 +34,7 @@ impl Kinds {
             Arc::new(NotYet(&KAFKA)),
             Arc::new(local),
             Arc::new(NotYet(&S3)),
-            Arc::new(NotYet(&WEBHOOK)),
+            Arc::new(webhook::Webhook),
         ]))
     }
 
@@ -101,4 +102,3 @@ not_yet!(HDFS, Hdfs, "hdfs", "hdfs://namenode:8020", [Hdfs], true);
 not_yet!(JDBC, Jdbc, "jdbc", "jdbc:postgresql://host:5432/database", [Jdbc], true);
 not_yet!(KAFKA, Kafka, "kafka", "kafka://host:9092", [Kafka, Confluent], false);
 not_yet!(S3, S3, "s3", "s3://s3.eu-central-1.amazonaws.com", [AwsAccessKey, AwsIamRole], true);
-not_yet!(WEBHOOK, Webhook, "https", "https://host/path", [Rest], false);
