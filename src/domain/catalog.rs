@@ -84,7 +84,7 @@ impl Head {
 }
 
 /// See [`Head::check_etag`].
-pub(super) fn check_etag(given: &str, current: &str, object_type: ObjectType, name: &dyn fmt::Display) -> Result<(), Problem> {
+pub(super) fn check_etag(given: &str, current: &str, object_type: ObjectType, name: &(dyn fmt::Display + Sync)) -> Result<(), Problem> {
     if given.is_empty() || given == current {
         return Ok(());
     }

@@ -16,6 +16,8 @@ pub mod schema;
 pub mod server;
 mod sessions;
 pub mod table;
+#[cfg(test)]
+mod tests;
 pub mod token;
 
 use std::{
@@ -349,12 +351,12 @@ impl Domain {
     }
 
     /// Judges, and notes a refusal in the audit log. `object` is the name as the caller gave it, resolved.
-    async fn permit(&self, cx: &OpContext, need: &Need, object: &dyn fmt::Display) -> Result<Permit, Problem> {
+    async fn permit(&self, cx: &OpContext, need: &Need, object: &(dyn fmt::Display + Sync)) -> Result<Permit, Problem> {
         let decision = self.with_rights(|rights| access::decide(rights, &cx.caller.principal, need));
         self.judged(cx, need, object, decision).await
     }
 
-    async fn judged(&self, cx: &OpContext, need: &Need, object: &dyn fmt::Display, decision: Decision) -> Result<Permit, Problem> {
+    async fn judged(&self, cx: &OpContext, need: &Need, object: &(dyn fmt::Display + Sync), decision: Decision) -> Result<Permit, Problem> {
         if let Some(reason) = decision.because.first() {
             return Ok(Permit { object_type: need.object_type, object: object.to_string(), permission: need.permission, rule: reason.in_words() });
         }
@@ -364,7 +366,7 @@ impl Domain {
     }
 
     /// Notes a refusal; that it cannot be noted does not make the refusal an acceptance, so it is only logged.
-    async fn refused(&self, cx: &OpContext, object_type: ObjectType, object: &dyn fmt::Display, rule: String) {
+    async fn refused(&self, cx: &OpContext, object_type: ObjectType, object: &(dyn fmt::Display + Sync), rule: String) {
         let line =
             Line { object_type: object_type.as_str(), object: object.to_string(), decision: "deny", rule, outcome: "refused".to_owned(), ..Line::of(cx) };
         if let Err(problem) = self.0.audit.write(line).await {
@@ -546,7 +548,7 @@ fn change_line(cx: &OpContext, permits: &[Permit]) -> Line {
 }
 
 /// The one refusal: the same whether the object exists or not.
-fn denied(principal: &PrincipalName, need: &Need, object: &dyn fmt::Display) -> Problem {
+fn denied(principal: &PrincipalName, need: &Need, object: &(dyn fmt::Display + Sync)) -> Problem {
     let message = match need.object_type {
         ObjectType::System => format!("{principal} has no {} permission on the system; ask an administrator for it", need.permission),
         object_type if need.permission == Permission::Create => {
@@ -574,7 +576,7 @@ fn schema_not_found(name: &Name) -> Problem {
     Problem::new(Reason::SchemaNotFound, format!("there is no schema {name}; create it first")).with("name", name.as_str()).resource("schema", name)
 }
 
-fn already_exists(object_type: ObjectType, name: &dyn fmt::Display) -> Problem {
+fn already_exists(object_type: ObjectType, name: &(dyn fmt::Display + Sync)) -> Problem {
     Problem::new(Reason::AlreadyExists, format!("the {object_type} {name} is there already; choose another name or drop it first"))
         .with("name", name.to_string())
         .with("object_type", object_type.as_str())
@@ -582,7 +584,7 @@ fn already_exists(object_type: ObjectType, name: &dyn fmt::Display) -> Problem {
 }
 
 /// A drop that others would suffer from: how many, and the first twenty.
-fn in_use(object_type: ObjectType, name: &dyn fmt::Display, users: &[String], what_next: &str) -> Problem {
+fn in_use(object_type: ObjectType, name: &(dyn fmt::Display + Sync), users: &[String], what_next: &str) -> Problem {
     let problem = Problem::new(Reason::InUse, format!("the {object_type} {name} is used by {} other objects; {what_next}", users.len()))
         .with("name", name.to_string())
         .with("count", users.len().to_string());
