@@ -2,13 +2,18 @@
 
 use std::{collections::BTreeMap, sync::Mutex};
 
+use async_trait::async_trait;
+
 use super::*;
 use crate::{
     connectors::{
-        connector::{Epoch, Guarantee, Mark, SinkKind, StreamId},
+        connector::{ConnectContext, Connector, Descriptor, Epoch, Guarantee, Kind, Mark, Opened, Probe, SinkKind, StreamId, Terms},
         credential::CredentialType,
+        destination::Destination,
         egress::EgressPolicy,
+        error::{ConnectorError, ConnectorErrorKind},
         local::Local,
+        options::{COMMON, OptionSpec, OptionType, Options},
     },
     delivery::{Counts, Directive, Durable, Kept, LiveSession, Progress, Source, Which, Window, WriterIdentity},
     name::StreamName,
@@ -32,6 +37,43 @@ impl Sessions for Fake {
     }
     fn live(&self) -> Vec<LiveSession> {
         self.live.lock().expect("unpoisoned").clone()
+    }
+}
+
+/// A kind that takes any destination, and a secret option.
+#[derive(Debug)]
+struct Anything;
+
+static ANYTHING: Descriptor = Descriptor {
+    kind: SinkKind::Jdbc,
+    schemes: &["jdbc"],
+    example_destination: "jdbc://host/db",
+    options: &[COMMON[0], COMMON[1], COMMON[2], COMMON[3], COMMON[4], OptionSpec::new("inline_secret", OptionType::Text, "A secret.").secret()],
+    credential_types: &[CredentialType::Jdbc],
+    guarantee: Guarantee::AtLeastOnce,
+    commit_on_finish: false,
+    unavailable: None,
+};
+
+impl Kind for Anything {
+    fn descriptor(&self) -> &'static Descriptor {
+        &ANYTHING
+    }
+    fn configure(&self, _: &Destination, _: &Options) -> Result<Arc<dyn Connector>, Vec<ConfigFault>> {
+        Ok(Arc::new(Self))
+    }
+}
+
+#[async_trait]
+impl Connector for Anything {
+    fn accepts(&self, _: CredentialType) -> bool {
+        true
+    }
+    async fn probe(&self, cx: &ConnectContext, _: bool) -> Probe {
+        Probe { steps: Vec::new(), checked: cx.ambient.now() }
+    }
+    async fn open(&self, _: &ConnectContext, _: &StreamId, _: Epoch, _: &Terms) -> Result<Opened, ConnectorError> {
+        Err(ConnectorError::new(ConnectorErrorKind::Misconfigured, "this kind is only looked at"))
     }
 }
 
@@ -65,7 +107,7 @@ async fn start(store: SharedStore, folder: &std::path::Path, sessions: Arc<Fake>
     let key = format!("k:{}", "MTExMTExMTExMTExMTExMTExMTExMTExMTExMTExMTE=");
     let vault = Vault::new(KeyRing::load(&KeySource::Text(secret(&key)), &*ambient.ids).expect("a ring"));
     let rows = Rows::new(store.clone(), 1 << 30);
-    let kinds = Kinds::standard(Local::new(rows.clone(), Arc::new(Tables::new(store.clone()))));
+    let kinds = Kinds::standard(Local::new(rows.clone(), Arc::new(Tables::new(store.clone())))).with(Arc::new(Anything));
     let parts = DomainParts {
         progress: Arc::new(KeptProgress::new(store.clone())),
         egress: Arc::new(Egress::new(EgressPolicy::default(), &[]).expect("an egress filter")),
@@ -116,7 +158,15 @@ impl World {
         self.domain.create_principal(&cx("admin"), request).await.expect("a role");
     }
 
-    async fn grant(&self, by: &str, to: &str, object_type: ObjectType, object: &str, permission: Permission, option: bool) -> Result<GrantedPermission, Problem> {
+    async fn grant(
+        &self,
+        by: &str,
+        to: &str,
+        object_type: ObjectType,
+        object: &str,
+        permission: Permission,
+        option: bool,
+    ) -> Result<GrantedPermission, Problem> {
         let request = GrantPermission {
             principal: to.to_owned(),
             object_type: Some(object_type),
@@ -291,7 +341,7 @@ async fn nobody_learns_whether_an_object_exists() {
     world.sink("admin", "s", "table://t", &[]).await.expect("made");
     let same = |there: Problem, absent: Problem, name: &str| {
         assert_eq!(there.code, Code::PermissionDenied);
-        assert_eq!(there.message.replace(name, "_"), absent.message.replace("absent", "_"));
+        assert_eq!(there.message.replace(name, "_"), absent.message.replace("default.absent", "_"));
         assert_eq!((there.reason, there.preconditions, there.resource), (absent.reason, absent.preconditions, absent.resource));
     };
     let domain = &world.domain;
@@ -303,7 +353,7 @@ async fn nobody_learns_whether_an_object_exists() {
     let alter = |sink| domain.alter_data_sink(&who, alter_sink(sink, &[("wait_timeout", "5")]));
     same(alter("default.s").await.expect_err("denied"), alter("default.absent").await.expect_err("denied"), "default.s");
     let credential = |credential| domain.drop_credential(&who, drop_credential(credential));
-    same(credential("secret_cred").await.expect_err("denied"), credential("absent").await.expect_err("denied"), "secret_cred");
+    same(credential("secret_cred").await.expect_err("denied"), credential("absent").await.expect_err("denied"), "default.secret_cred");
     let open = |sink: &str| domain.open_stream(&who, OpenStream { data_sink: sink.to_owned(), ..OpenStream::default() });
     same(open("default.s").await.expect_err("denied"), open("default.absent").await.expect_err("denied"), "default.s");
     assert!(domain.show_data_sink(&who, show_sink("*")).await.expect("a list").data_sinks.is_empty());
@@ -320,8 +370,9 @@ async fn secrets_go_in_and_never_come_out() {
     request.options = map(&[("header_name", "X-Key"), ("header_value", "canary-three")]);
     let made = world.domain.create_credential(&cx("admin"), request).await.expect("made").credential;
     assert_eq!(made.options, map(&[("header_name", "X-Key"), ("header_value", "***")]));
-    let sink = world.sink("admin", "s", "https://user:canary-four@receiver.example/hook", UNCHECKED).await.expect("made").data_sink;
-    assert_eq!(sink.destination, "https://***@receiver.example/hook");
+    let options = [("skip_validation", "true"), ("inline_secret", "canary-five")];
+    let sink = world.sink("admin", "s", "jdbc://user:canary-four@host/db", &options).await.expect("made").data_sink;
+    assert_eq!((sink.destination.as_str(), sink.options["inline_secret"].as_str()), ("jdbc://***@host/db", "***"));
     for table in CATALOGUE_TABLES {
         for (_, value) in world.store.scan(table, b"", None, 1_000).await.expect("read") {
             assert!(!String::from_utf8_lossy(&value).contains("canary"), "in the clear in {}", table.name);
@@ -332,6 +383,12 @@ async fn secrets_go_in_and_never_come_out() {
     let open = world.domain.open_credential(&row).await.expect("opens");
     assert_eq!(open.secret.expect("set").expose(), b"canary-two");
     assert_eq!(open.secret_options["header_value"].expose(), b"canary-three");
+    // An alter that does not speak of them keeps them, sealed under the sink's new place.
+    world.domain.create_schema(&cx("admin"), CreateSchema { name: "other".to_owned(), ..CreateSchema::default() }).await.expect("made");
+    world.domain.alter_data_sink(&cx("admin"), alter_sink("s", &[("wait_timeout", "5"), ("schema_name", "other")])).await.expect("altered");
+    let row: data_sink::SinkRow = world.domain.row(b"other.s").await.expect("read").expect("moved");
+    let configured = world.domain.stored(&row).await.expect("opens");
+    assert_eq!((configured.options.text("inline_secret"), row.destination_generation), (Some("canary-five"), 1));
 }
 
 #[tokio::test]
@@ -405,9 +462,12 @@ async fn repointing_a_sink_asks_for_its_credential_again() {
 #[tokio::test]
 async fn every_fault_of_a_sink_is_told_at_once() {
     let world = world().await;
-    let problem = world.sink("admin", "bad.na.me", HTTPS, &[("max_batch_sise", "1"), ("max_batch_size", "none"), ("connection_timeout", "0")]).await.expect_err("refused");
+    let problem = world
+        .sink("admin", "bad.na.me", HTTPS, &[("max_batch_sise", "1"), ("max_batch_size", "none"), ("connection_timeout", "0")])
+        .await
+        .expect_err("refused");
     let fields: Vec<&str> = problem.violations.iter().map(|violation| violation.field.as_str()).collect();
-    assert_eq!(fields, ["name", "options[\"connection_timeout\"]", "options[\"max_batch_size\"]", "options[\"max_batch_sise\"]"]);
+    assert_eq!(fields, ["name", "options[\"connection_timeout\"]", "options[\"max_batch_sise\"]", "options[\"max_batch_size\"]"]);
     let unknown = world.sink("admin", "s", HTTPS, &[("max_batch_sise", "1")]).await.expect_err("refused");
     assert_eq!(unknown.reason, Reason::UnknownOption);
     assert!(unknown.metadata.contains(&("did_you_mean", "max_batch_size".to_owned())));
@@ -581,7 +641,9 @@ async fn sessions_end_when_their_right_does() {
     let request = GrantRole { role: "writers".to_owned(), member: "alice".to_owned(), request_id: String::new() };
     world.domain.grant_role(&cx("admin"), request).await.expect("a member");
     world.open_session(&sink, "alice");
-    let stops = |world: &World| world.told().into_iter().filter(|(_, directive)| matches!(directive, Directive::Stop(problem) if problem.reason == Reason::PermissionDenied)).count();
+    let stops = |world: &World| {
+        world.told().into_iter().filter(|(_, directive)| matches!(directive, Directive::Stop(problem) if problem.reason == Reason::PermissionDenied)).count()
+    };
     world.grant("admin", "bob", ObjectType::DataSink, "s", Permission::Connect, false).await.expect("granted");
     world.revoke("admin", "bob", ObjectType::DataSink, "s", Permission::Connect).await.expect("revoked");
     assert_eq!(stops(&world), 0, "another's right");
@@ -605,7 +667,8 @@ async fn roles_do_not_go_in_circles_and_built_ins_stay() {
         assert_eq!(world.domain.grant_role(&cx("admin"), give(role, member)).await.expect_err("a circle").reason, Reason::InvalidField, "{role} to {member}");
     }
     for built_in in ["admin", "public"] {
-        let problem = world.domain.drop_principal(&cx("admin"), DropPrincipal { name: built_in.to_owned(), ..DropPrincipal::default() }).await.expect_err("stays");
+        let problem =
+            world.domain.drop_principal(&cx("admin"), DropPrincipal { name: built_in.to_owned(), ..DropPrincipal::default() }).await.expect_err("stays");
         assert_eq!(problem.code, Code::FailedPrecondition);
     }
     let for_good = world.revoke("admin", "admin", ObjectType::System, "", Permission::Admin).await.expect_err("for good");
@@ -694,7 +757,8 @@ async fn rows_go_in_and_come_out_in_order_and_in_parts() {
     let insert = |text: &str, on_conflict| InsertRows { table: "t".to_owned(), payload: ndjson(text), record_count: 0, on_conflict, request_id: String::new() };
     let lines = "{\"id\":2,\"name\":\"Grace\"}\n{\"id\":1,\"name\":\"Ada\"}\n{\"id\":3}\n";
     assert_eq!(world.domain.insert_rows(&cx("admin"), insert(lines, OnConflict::Error)).await.expect("inserted").inserted, 3);
-    let refused = world.domain.insert_rows(&cx("admin"), insert("{\"id\":4}\n{\"name\":\"x\"}\n{\"id\":\"y\"}\n", OnConflict::Error)).await.expect_err("refused");
+    let refused =
+        world.domain.insert_rows(&cx("admin"), insert("{\"id\":4}\n{\"name\":\"x\"}\n{\"id\":\"y\"}\n", OnConflict::Error)).await.expect_err("refused");
     assert_eq!((refused.reason, refused.violations.len(), refused.violations[0].field.as_str()), (Reason::RecordInvalid, 2, "batch.records[1]"));
     let scan = ScanRows { table: "t".to_owned(), columns: vec!["name".to_owned()], limit: 2, ..ScanRows::default() };
     let mut first = world.domain.scan_rows(&cx("admin"), scan.clone()).await.expect("a scan");
@@ -782,7 +846,8 @@ async fn a_stream_is_its_beginners_and_old_epochs_note_nothing() {
     progress.flush().await.expect("flushed");
     assert_eq!(world.domain.open_stream(&cx("bob"), open.clone()).await.expect_err("alice's").reason, Reason::PermissionDenied);
     world.domain.open_stream(&cx("admin"), open).await.expect("who administers the sink may");
-    let shown = world.domain.show_push_stream(&cx("bob"), ShowPushStream { data_sink: "s".to_owned(), ..ShowPushStream::default() }).await.expect("shown").streams;
+    let shown =
+        world.domain.show_push_stream(&cx("bob"), ShowPushStream { data_sink: "s".to_owned(), ..ShowPushStream::default() }).await.expect("shown").streams;
     assert_eq!((shown[0].stream.as_str(), shown[0].next_offset, shown[0].data_sink.clone()), ("x", 5, sink.name));
     let forget = DropPushStream { data_sink: "s".to_owned(), stream: "x".to_owned(), if_exists: false };
     assert_eq!(world.domain.drop_push_stream(&cx("bob"), forget.clone()).await.expect_err("alice's").reason, Reason::PermissionDenied);
@@ -823,7 +888,11 @@ async fn checks_explain_themselves() {
     world.role("writers").await;
     world.table("admin", "t").await;
     world.sink("admin", "s", "table://t", &[]).await.expect("made");
-    world.domain.grant_role(&cx("admin"), GrantRole { role: "writers".to_owned(), member: "alice".to_owned(), request_id: String::new() }).await.expect("a member");
+    world
+        .domain
+        .grant_role(&cx("admin"), GrantRole { role: "writers".to_owned(), member: "alice".to_owned(), request_id: String::new() })
+        .await
+        .expect("a member");
     world.grant("admin", "writers", ObjectType::DataSink, "default.*", Permission::Connect, false).await.expect("granted");
     let check = |principal: &str, object: &str| CheckPermission {
         principal: principal.to_owned(),
@@ -853,9 +922,11 @@ async fn the_audit_log_holds_changes_and_refusals_and_verifies() {
     assert_eq!(verified.faults, Vec::<String>::new());
     let text = std::fs::read_to_string(world.domain.audit_path()).expect("a log");
     let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    let seen: Vec<(&str, &str, &str)> =
-        lines.iter().map(|line| (line["principal"].as_str().expect("text"), line["decision"].as_str().expect("text"), line["object"].as_str().expect("text"))).collect();
-    assert_eq!(seen, [("admin", "allow", ""), ("admin", "allow", "default.c"), ("mallory", "deny", "default.c"), ("", "deny", "")]);
+    let seen: Vec<(&str, &str, &str)> = lines
+        .iter()
+        .map(|line| (line["principal"].as_str().expect("text"), line["decision"].as_str().expect("text"), line["object"].as_str().expect("text")))
+        .collect();
+    assert_eq!(seen, [("admin", "allow", "mallory"), ("admin", "allow", "default.c"), ("mallory", "deny", "default.c"), ("", "deny", "")]);
 }
 
 #[test]
@@ -869,7 +940,14 @@ fn calls_can_be_answered_on_any_thread() {
         sendable(domain.create_table(cx, CreateTable::default()));
         sendable(domain.revoke_permission(
             cx,
-            RevokePermission { principal: String::new(), object_type: None, object: String::new(), permission: None, if_exists: false, request_id: String::new() },
+            RevokePermission {
+                principal: String::new(),
+                object_type: None,
+                object: String::new(),
+                permission: None,
+                if_exists: false,
+                request_id: String::new(),
+            },
         ));
         sendable(domain.drop_principal(cx, DropPrincipal::default()));
         sendable(domain.create_access_token(cx, CreateAccessToken::default()));
