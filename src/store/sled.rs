@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::JoinHandle,
 };
@@ -83,6 +83,9 @@ enum Request {
     /// Reads between two groups, when nothing changes.
     Look(Box<dyn FnOnce(&sled::Tree) + Send>),
 }
+
+/// A caller, and what it is told once the group is durable; the transaction is for those who watch.
+type Waiting = (oneshot::Sender<Result<(), StoreError>>, Result<Option<Transaction>, StoreError>);
 
 /// Keys that are applied and not durable yet. A reader that met one waits for the sync: otherwise a power cut could take back what it went on to tell,
 /// such as the kept answer of a request.
@@ -392,10 +395,7 @@ impl Committer {
                 }
                 group.push(request);
                 if group.len() < GROUP_MAX && bytes < GROUP_BYTES_MAX {
-                    next = match queue.try_recv() {
-                        Ok(request) => Some(request),
-                        Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-                    };
+                    next = queue.try_recv().ok();
                 }
             }
             self.commit(group);
@@ -407,7 +407,7 @@ impl Committer {
 
     /// Applies a group, syncs once, then answers everybody, also those whose conditions do not hold: they may not hold because of a change that is not durable yet.
     fn commit(&mut self, group: Vec<Request>) {
-        let mut waiting = Vec::new();
+        let mut waiting: Vec<Waiting> = Vec::new();
         let mut changed = false;
         let mut failure = self.broken.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for request in group {
@@ -448,7 +448,7 @@ impl Committer {
     }
 
     /// Says how a group ended.
-    fn settle(&self, waiting: Vec<(oneshot::Sender<Result<(), StoreError>>, Result<Option<Transaction>, StoreError>)>, failure: Option<StoreError>) {
+    fn settle(&self, waiting: Vec<Waiting>, failure: Option<StoreError>) {
         if let Some(fault) = &failure {
             self.disk.free_ballast();
             // After a failed sync the page cache no longer tells the truth: nothing is acknowledged or read until a restart has read the disk again.
