@@ -1,7 +1,7 @@
 //! Why: local tables: the rows of a unit, its stream's mark and its fence change in one transaction. Never authorizes and never knows a sink.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, PoisonError},
 };
 
@@ -105,9 +105,9 @@ pub enum RowsError {
     /// Another epoch has the stream.
     #[error("the stream has a newer writer (epoch {0})")]
     Fenced(u64),
-    /// The rows at these places, never none, have a primary key that is there already, or came before among the new rows.
-    #[error("{} of the rows have a primary key that is there already", .0.len())]
-    Duplicates(Vec<usize>),
+    /// The row at this place has a primary key that is there already, or twice among the new rows; [`Rows::duplicates`] tells the others.
+    #[error("row {0} has a primary key that is there already")]
+    Duplicate(usize),
     /// The table would grow beyond its limit of bytes.
     #[error("the table would grow beyond {0} bytes")]
     Full(u64),
@@ -359,9 +359,8 @@ impl Rows {
         let mut written = Written::default();
         let mut transaction = Transaction::new();
         let mut mine: HashMap<&[u8], u64> = HashMap::new();
-        let mut duplicates = Vec::new();
         for (place, row) in rows.iter().enumerate() {
-            let Some(primary) = &row.key else { return Err(RowsError::Duplicates(vec![place])) };
+            let Some(primary) = &row.key else { return Err(RowsError::Duplicate(place)) };
             let key = row_key(table, primary);
             let length = row.json.len() as u64;
             // The row this one would meet: one of its own batch, or the stored one.
@@ -370,10 +369,7 @@ impl Rows {
                 None => self.store.get(ROWS, &key).await?.map(|value| value.len().saturating_sub(PACK_HEAD) as u64),
             };
             match (met, on_conflict) {
-                (Some(_), OnConflict::Error) => {
-                    duplicates.push(place);
-                    continue;
-                }
+                (Some(_), OnConflict::Error) => return Err(RowsError::Duplicate(place)),
                 (Some(_), OnConflict::Ignore) => {
                     written.ignored += 1;
                     continue;
@@ -391,7 +387,19 @@ impl Rows {
             written.bytes += length;
             transaction = transaction.put(ROWS, key, pack(std::slice::from_ref(row)));
         }
-        if duplicates.is_empty() { Ok((written, transaction)) } else { Err(RowsError::Duplicates(duplicates)) }
+        Ok((written, transaction))
+    }
+
+    /// The places of all rows whose primary key is there already, or came before among them: a caller that must leave them out learns of them at once.
+    pub async fn duplicates(&self, table: Uuid, rows: &[Row]) -> Result<Vec<usize>, StoreError> {
+        let mut mine = HashSet::new();
+        let mut places = Vec::new();
+        for (place, primary) in rows.iter().enumerate().filter_map(|(place, row)| Some((place, row.key.as_deref()?))) {
+            if !mine.insert(primary) || self.store.get(ROWS, &row_key(table, primary)).await?.is_some() {
+                places.push(place);
+            }
+        }
+        Ok(places)
     }
 
     /// Begins a scan, or goes on with one from its token.
@@ -641,7 +649,7 @@ mod tests {
             let row = |key: u8, text: &str| Row { json: Bytes::from(text.to_owned()), key: Some(vec![key]) };
             rows_of.insert(table, &[row(2, "b"), row(1, "a")], OnConflict::Error).await.unwrap();
             let refused = rows_of.insert(table, &[row(3, "c"), row(1, "x")], OnConflict::Error).await.unwrap_err();
-            assert!(matches!(refused, RowsError::Duplicates(places) if places == [1]));
+            assert!(matches!(refused, RowsError::Duplicate(1)));
             let kept = rows_of.insert(table, &[row(3, "c"), row(1, "x")], OnConflict::Ignore).await.unwrap();
             assert_eq!((kept.inserted, kept.ignored), (1, 1));
             let replaced = rows_of.insert(table, &[row(1, "y"), row(1, "z")], OnConflict::Update).await.unwrap();

@@ -75,12 +75,22 @@ impl SinkWriter for LocalWriter {
             let first_offset = unit.first().map(|(offset, _)| *offset);
             let (offsets, unit): (Vec<Offset>, Vec<Row>) = unit.into_iter().unzip();
             let new = StreamMark { next: mark.next, rejected: mark.rejected, hash: mark.hash, finished: mark.finished, ..*old };
-            let (new, written) = rows.commit(table, &stream, *old, new, &unit, on_conflict).await.map_err(|error| match error {
-                RowsError::Duplicates(places) => duplicates(&uri, places.iter().filter_map(|place| offsets.get(*place).copied())),
+            let (new, written) = match rows.commit(table, &stream, *old, new, &unit, on_conflict).await {
+                Ok(done) => done,
+                Err(RowsError::Duplicate(first)) => {
+                    // All at once: each refusal costs the session a new writer.
+                    let mut places = rows.duplicates(table, &unit).await.unwrap_or_default();
+                    if !places.contains(&first) {
+                        places.insert(0, first);
+                    }
+                    return Err(duplicates(&uri, places.iter().filter_map(|place| offsets.get(*place).copied())));
+                }
                 // The transaction may be on the disk although its answer is none: only the mark can tell.
-                RowsError::Store(StoreError::Unavailable(why)) => ConnectorError::new(ConnectorErrorKind::Unknown, format!("{uri}: {why}")),
-                other => rows_error(other),
-            })?;
+                Err(RowsError::Store(StoreError::Unavailable(why))) => {
+                    return Err(ConnectorError::new(ConnectorErrorKind::Unknown, format!("{uri}: {why}")));
+                }
+                Err(other) => return Err(rows_error(other)),
+            };
             *old = new;
             let artifacts = first_offset.map(|first_offset| Artifact {
                 uri,
@@ -133,7 +143,7 @@ pub(super) fn rows_error(error: RowsError) -> ConnectorError {
                 .class(ErrorClass::Configuration)
                 .with("limit_bytes", limit.to_string())
         }
-        RowsError::Duplicates(_) => ConnectorError::new(ConnectorErrorKind::Rejected, message),
+        RowsError::Duplicate(_) => ConnectorError::new(ConnectorErrorKind::Rejected, message),
         RowsError::Busy => ConnectorError::new(ConnectorErrorKind::Throttled, message),
         RowsError::Store(StoreError::Unavailable(_)) => ConnectorError::new(ConnectorErrorKind::Store, message),
         RowsError::Store(_) => ConnectorError::new(ConnectorErrorKind::Store, message).class(ErrorClass::Configuration).retry(Retry::Never),
