@@ -448,9 +448,9 @@ fn column_type(wire: pb::ColumnType, precision: i32, scale: i32) -> Result<Colum
         pb::ColumnType::Float => ColumnType::Float,
         pb::ColumnType::Double => ColumnType::Double,
         pb::ColumnType::Decimal => {
-            let precision = u8::try_from(precision).ok().filter(|p| (1..=38).contains(p)).ok_or(("precision", "a decimal has 1 to 38 digits"))?;
-            let scale = u8::try_from(scale).ok().filter(|s| *s <= precision).ok_or(("scale", "a scale lies between 0 and the precision"))?;
-            ColumnType::Decimal { precision, scale }
+            // What is out of bounds stays so: the schema's own check names it beside all other faults.
+            let bounded = |digits: i32| u8::try_from(digits).unwrap_or(u8::MAX);
+            ColumnType::Decimal { precision: bounded(precision), scale: bounded(scale) }
         }
         pb::ColumnType::String => ColumnType::String,
         pb::ColumnType::Bytes => ColumnType::Bytes,

@@ -808,6 +808,9 @@ impl Domain {
         let message = format!("the stream {} was dropped", stream.name);
         let fenced = Problem::new(Reason::StreamFenced, message).with("epoch", kept.as_ref().map_or(0, |kept| kept.epoch.0).to_string());
         self.0.sessions.direct(&Which::Stream(stream.clone()), Directive::Stop(fenced));
+        // The target's mark first: while it is there, a new session would go on from it.
+        let (connector, connect) = self.connection(&row).await?;
+        connector.forget(&connect, &stream).await.map_err(|error| problem_of(&error, Occasion::Check, &sink, row.destination.redacted()))?;
         self.0.progress.forget(stream_key(stream.sink, stream.name.as_str())).await?;
         Ok(DroppedPushStream { dropped: true })
     }

@@ -5,8 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use datasink::{
     api::pb::{
         Column, ColumnType, CreateAccessTokenRequest, CreateDataSinkRequest, CreatePrincipalRequest, CreateTableRequest, GrantPermissionRequest, ObjectType,
-        PermissionKind, PrincipalKind, RecordEncoding, RecordSchema, ScanRowsRequest, credential_service_client::CredentialServiceClient,
-        data_sink_service_client::DataSinkServiceClient, permission_service_client::PermissionServiceClient, push_service_client::PushServiceClient, record_batch,
+        PermissionKind, PrincipalKind, RecordEncoding, RecordSchema, ScanRowsRequest, data_sink_service_client::DataSinkServiceClient, permission_service_client::PermissionServiceClient, push_service_client::PushServiceClient, record_batch,
         table_service_client::TableServiceClient,
     },
     app::{App, Parts, Running},
@@ -98,10 +97,6 @@ impl Caller {
         DataSinkServiceClient::new(self.via())
     }
 
-    pub fn credentials(&self) -> CredentialServiceClient<Via> {
-        CredentialServiceClient::new(self.via())
-    }
-
     pub fn push(&self) -> PushServiceClient<Via> {
         PushServiceClient::new(self.via()).max_encoding_message_size(64 << 20)
     }
@@ -132,7 +127,7 @@ impl Caller {
             text("message"),
             text("column"),
             text("record"),
-            text("record_base64"),
+            text("record_encoding"),
         ];
         self.create_table(name, &columns).await;
     }
