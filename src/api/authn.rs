@@ -179,7 +179,9 @@ fn authorization(headers: &HeaderMap) -> Result<Option<Presented>, Problem> {
     match text.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(Presented::Bearer(Secret::from(token.trim().to_owned())))),
         Some((scheme, coded)) if scheme.eq_ignore_ascii_case("basic") => basic(coded.trim()).map(Some),
-        _ => Err(refused("authorization", "the header authorization has a scheme that is not taken; send Bearer with a token, or Basic with user and password")),
+        _ => {
+            Err(refused("authorization", "the header authorization has a scheme that is not taken; send Bearer with a token, or Basic with user and password"))
+        }
     }
 }
 

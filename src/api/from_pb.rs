@@ -229,7 +229,8 @@ fn secret_ref(faults: &mut Faults, wire: pb::SecretRef) -> Option<domain::Secret
 
 pub(super) fn create_credential(wire: pb::CreateCredentialRequest) -> Result<domain::CreateCredential, Problem> {
     use pb::create_credential_request::SecretSource as Wire;
-    let pb::CreateCredentialRequest { name, r#type, identity, options: wire_options, or_replace, if_not_exists, validate_only, request_id, secret_source } = wire;
+    let pb::CreateCredentialRequest { name, r#type, identity, options: wire_options, or_replace, if_not_exists, validate_only, request_id, secret_source } =
+        wire;
     let mut faults = Faults::default();
     let credential_type = faults.choice("type", r#type, credential_type);
     let secret = match secret_source {
