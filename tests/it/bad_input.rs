@@ -52,10 +52,10 @@ async fn names_schemes_and_destinations_are_checked() {
         let status = sinks.create_data_sink(sink(name, "table://default.t", &[])).await.unwrap_err();
         assert_error(&status, Code::InvalidArgument, "INVALID_NAME");
     }
-    for destination in ["", "ftp://host", "no scheme at all", "table://", "http://", "http://user:pass@host/", "http://h\r\nx/"] {
+    for destination in ["", "ftp://host", "no scheme at all", "table://", "http://", "http://user:hunter2@host/", "http://h\r\nx/"] {
         let status = sinks.create_data_sink(sink("default.s", destination, &[])).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{destination}: {status:?}");
-        assert!(!status.message().contains("pass"), "{}", status.message());
+        assert!(!status.message().contains("hunter2"), "{}", status.message());
     }
     let status = sinks.create_data_sink(sink("default.s", "kafka://h:9092", &[])).await.unwrap_err();
     assert_error(&status, Code::Unimplemented, "KIND_UNSUPPORTED");

@@ -1,5 +1,7 @@
 //! Why: a server in process on a free port over a memory store, and callers with a token. Never shares anything between tests.
 
+#![expect(clippy::unwrap_used, reason = "what a test stands on holds, or the test fails here")]
+
 use std::sync::Arc;
 
 use datasink::{
