@@ -26,7 +26,7 @@ use super::{
     budget::Credit,
     control::Call,
     dead_letters::{self, DeadLetters},
-    encoding::RollingHash,
+    encoding,
     held::{self, Item, Retained},
     open::{self, Place, locked},
     outbox::Outbox,
@@ -42,7 +42,7 @@ use crate::{
     },
     limits,
     problem::{Problem, Reason},
-    record::{Batch, Offset, RejectedRecord},
+    record::{Batch, Encoding, Offset, RecordSchema, RejectedRecord, RollingHash},
 };
 
 /// Frames that may wait for a session; their records are paid for by credit.
@@ -112,6 +112,9 @@ struct Task {
     note: Kept,
     /// The target keeps no mark: our note is the mark.
     ours: bool,
+    /// What the writer takes, and the columns for that where it takes columns.
+    takes: Encoding,
+    columns: Option<RecordSchema>,
     held: Retained,
     books: Books,
     /// The mark at the end of the last unit that was cut.
@@ -119,7 +122,7 @@ struct Task {
     unit: Option<Unit>,
     /// Units must end exactly at these offsets.
     cuts: BTreeSet<Offset>,
-    /// Where a unit that a crash interrupted ended.
+    /// Where the unit on its way ends, or one that a crash interrupted; only where our note is the mark.
     planned_end: Option<Offset>,
     /// The most records of one append, while an unnamed bad record is searched.
     append_max: usize,
@@ -192,6 +195,7 @@ impl Task {
             ..Books::default()
         };
         let planned_end = note.planned_end.filter(|end| ours && *end > resumed.mark.next);
+        let columns = order.schema.clone().or(opened.schema);
         let task = Self {
             meters: Meters::new(order.sink.kind.as_str()),
             held: Retained::from(resumed.mark.next),
@@ -217,6 +221,8 @@ impl Task {
             half_closed,
             note,
             ours,
+            takes: opened.takes,
+            columns,
             books,
             dead_letters: None,
         };
@@ -347,7 +353,8 @@ impl Task {
         if first.checked_add(held::weigh(&incoming.pieces).records).is_none() {
             return Err(problems::offset_overflow().into());
         }
-        let duplicates = self.held.receive(first, incoming.pieces, credit);
+        let pieces = encoding::convert(incoming.pieces, self.takes, self.columns.as_ref());
+        let duplicates = self.held.receive(first, pieces, credit);
         if duplicates > 0 {
             self.books.duplicates += duplicates;
             self.meters.duplicates.increment(duplicates);
@@ -390,9 +397,8 @@ impl Task {
                 return Ok(None);
             }
             let moved = match self.cut() {
-                Some(Cut::Now) if self.line.may_commit() => self.commit().await?,
-                Some(Cut::Now) => false,
-                Some(Cut::Idle) => self.take_next() || self.line.may_commit() && self.commit().await?,
+                Some(Cut::Now) => self.may_commit() && self.commit().await?,
+                Some(Cut::Idle) => self.take_next() || self.may_commit() && self.commit().await?,
                 Some(Cut::At(_)) | None => self.take_next(),
             };
             if !moved {
@@ -415,6 +421,12 @@ impl Task {
             patience: PLANNED_END_PATIENCE,
         };
         Some(batch::when(unit, policy, &on, Instant::now()))
+    }
+
+    /// Whether the open unit may be handed over now. One with dead letters waits for those ahead: a record refused among them comes first in the numbering.
+    fn may_commit(&self) -> bool {
+        let letters = self.order.policy == RecordErrorPolicy::DeadLetter && self.unit.as_ref().is_some_and(|unit| unit.rejected > 0);
+        self.line.may_commit() && (!letters || self.line.commits() == 0)
     }
 
     fn hard_end(&self, unit: &Unit) -> Option<Offset> {
@@ -441,6 +453,8 @@ impl Task {
         let mut unit = self.unit.take().unwrap_or_else(|| Unit::after(tail, Instant::now()));
         let hard_end = self.hard_end(&unit);
         match item {
+            // Dead letters are numbered in the order of their records, and the commit may still refuse one of those that the unit has.
+            Item::Bad(_) if self.order.policy == RecordErrorPolicy::DeadLetter && unit.records > 0 => unit.full = true,
             Item::Bad(_) => unit.pass(1),
             Item::Gone(first, count) => unit.pass(hard_end.map_or(count, |end| count.min(end - first))),
             Item::Good(batch, bytes) => self.append(&mut unit, &batch, bytes, hard_end),
@@ -475,7 +489,8 @@ impl Task {
         }
         if self.ours {
             // On disk before it is sent: after a crash the same records go under the same name.
-            self.save(Durable::Now, Some(unit.mark.next)).await?;
+            self.planned_end = Some(unit.mark.next);
+            self.save(Durable::Now).await?;
         }
         unit.committed = Instant::now();
         self.stirred = unit.committed;
@@ -572,7 +587,7 @@ impl Task {
         self.cuts.retain(|cut| *cut > mark.next);
         self.planned_end = self.planned_end.filter(|end| *end > mark.next);
         self.note.destination_generation = self.order.sink.destination_generation;
-        self.save(if self.ours { Durable::Now } else { Durable::Soon }, None).await?;
+        self.save(if self.ours { Durable::Now } else { Durable::Soon }).await?;
         if !rejected.is_empty() {
             self.outbox.errors(report(&rejected, self.disposition()));
         }
@@ -599,7 +614,7 @@ impl Task {
             // Nothing is left of the stream, so it may begin anew.
             Finish::Abort => self.books = Books { duplicates: self.books.duplicates, ..Books::default() },
         }
-        self.save(if self.ours { Durable::Now } else { Durable::Soon }, None).await?;
+        self.save(if self.ours { Durable::Now } else { Durable::Soon }).await?;
         Ok(self.ended(if action == Finish::Commit { EndReason::Committed } else { EndReason::Aborted }))
     }
 
@@ -660,9 +675,11 @@ impl Task {
     fn isolate(&mut self, unit: &Unit, error: &ConnectorError) -> bool {
         let (from, to) = (unit.first, unit.mark.next);
         let named: Vec<_> = error.records.iter().filter(|(offset, _)| (from..to).contains(offset)).cloned().collect();
+        // The target surely has nothing of the unit, so its name may stand for fewer records.
+        self.planned_end = None;
         if self.held.reject(&named) > 0 {
             if self.ours {
-                // Its name must not stand for fewer records than before: the run before each rejected record becomes a unit of its own.
+                // After a crash the records are refused again, so what stands before each of them is a unit that can be cut alike.
                 self.cuts.extend(named.iter().map(|(offset, _)| *offset).filter(|offset| *offset > from));
             }
             return true;
@@ -747,7 +764,9 @@ impl Task {
         let runs = self.held.runs_before(from.next, mark.next).filter(|_| mark.hash != 0 && mark.rejected - from.rejected == known_rejected);
         if let Some(runs) = runs {
             let mut hash = RollingHash::from_value(from.hash);
-            runs.iter().for_each(|batch| hash.advance(batch));
+            for batch in &runs {
+                let _ = batch.advance(&mut hash);
+            }
             if hash.value() != mark.hash {
                 return Err(problems::other_data(&self.order.stream, from.next, mark.next).into());
             }
@@ -788,12 +807,12 @@ impl Task {
     }
 
     /// Notes progress in our own store. Where the target keeps the mark the note is advisory: failing to write it costs nothing but the warning.
-    async fn save(&mut self, durable: Durable, planned_end: Option<Offset>) -> Result<(), Stop> {
+    async fn save(&mut self, durable: Durable) -> Result<(), Stop> {
         if self.order.ephemeral {
             return Ok(());
         }
         self.note.mark = self.books.mark;
-        self.note.planned_end = planned_end.or(self.planned_end);
+        self.note.planned_end = self.planned_end;
         self.note.duplicates = self.books.duplicates;
         self.note.delivered_bytes = self.books.delivered_bytes;
         self.note.acknowledged = self.books.acknowledged;
@@ -825,7 +844,7 @@ impl Task {
         if let Some(mut writer) = line.into_writer() {
             let _ = timeout(ABANDON_TIMEOUT, writer.abandon()).await;
         }
-        if let Err(Stop::Failed(problem)) = self.save(Durable::Soon, None).await {
+        if let Err(Stop::Failed(problem)) = self.save(Durable::Soon).await {
             tracing::debug!(%problem, "the last note was not taken");
         }
         self.meters.sessions.decrement(1);
@@ -874,7 +893,8 @@ impl Unit {
         self.bytes += batch.byte_count();
         if hashed {
             let mut hash = RollingHash::from_value(self.mark.hash);
-            hash.advance(batch);
+            // A record without a JSON text is left out by everyone who computes the hash.
+            let _ = batch.advance(&mut hash);
             self.mark.hash = hash.value();
         }
     }

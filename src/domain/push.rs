@@ -518,7 +518,6 @@ impl Domain {
         Ok(OpenOrder { dead_letters, ..order })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each is another part of one order")]
     fn order(
         &self,
         cx: &OpContext,
@@ -734,7 +733,7 @@ impl Domain {
                     Some(kept) => kept,
                     None => catalog::decode(STREAMS, &bytes)?,
                 };
-                if glob_matches(glob, &name) && !(request.only_live && !live.contains_key(&key)) {
+                if glob_matches(glob, &name) && (!request.only_live || live.contains_key(&key)) {
                     let view = stream_view(name, sink.clone(), Some(kept), live.get(&key));
                     found.insert(key, view);
                 }

@@ -87,7 +87,7 @@ const TABLE: &[(&str, &str, &str)] = &[
 #[tokio::test]
 async fn every_rpc_authorizes_every_caller() {
     let server = Server::start().await;
-    let pool = DescriptorPool::decode(datasink::api::DESCRIPTORS).expect("the server's own descriptors");
+    let pool = DescriptorPool::decode(datasink::api::pb::DESCRIPTORS).expect("the server's own descriptors");
     let tokens = world(&server, &pool).await;
     let mut faults = Vec::new();
     let mut seen = 0;

@@ -1,14 +1,13 @@
-//! Why: a server in process on a free port over a memory store, and callers with a token. Never shares anything between tests.
+//! Why: a server of this process on a free port, over a store in memory, and clients of it. Never a mock: every call crosses a socket.
 
-#![expect(clippy::unwrap_used, reason = "what a test stands on holds, or the test fails here")]
-
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use datasink::{
     api::pb::{
         Column, ColumnType, CreateAccessTokenRequest, CreateDataSinkRequest, CreatePrincipalRequest, CreateTableRequest, GrantPermissionRequest, ObjectType,
-        PermissionKind, PrincipalKind, RecordEncoding, RecordSchema, ScanRowsRequest, data_sink_service_client::DataSinkServiceClient,
-        permission_service_client::PermissionServiceClient, push_service_client::PushServiceClient, record_batch, table_service_client::TableServiceClient,
+        PermissionKind, PrincipalKind, RecordEncoding, RecordSchema, ScanRowsRequest, credential_service_client::CredentialServiceClient,
+        data_sink_service_client::DataSinkServiceClient, permission_service_client::PermissionServiceClient, push_service_client::PushServiceClient,
+        record_batch, table_service_client::TableServiceClient,
     },
     app::{App, Parts, Running},
     config::Settings,
@@ -17,164 +16,173 @@ use datasink::{
 };
 use tonic::{
     Request, Status,
-    metadata::{Ascii, MetadataValue},
     service::{Interceptor, interceptor::InterceptedService},
     transport::{Channel, Endpoint},
 };
 
-/// A running server and its folder.
+/// A running server; its data go with it.
 pub struct Server {
     /// The server itself.
     pub running: Running,
-    token: String,
-    channel: Channel,
-    _folder: tempfile::TempDir,
+    admin_token: String,
+    _dir: tempfile::TempDir,
 }
 
 impl Server {
-    /// With the defaults, but for what a test needs: a free port, receivers on loopback, no pause before the listener closes.
     pub async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    /// As [`Server::start`], with further settings.
+    /// With settings that the test changes.
     pub async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir().unwrap();
         let mut settings = Settings::defaults();
         settings.listen = "127.0.0.1:0".to_owned();
-        settings.data_dir = folder.path().join("data");
-        settings.drain_delay = std::time::Duration::ZERO;
-        settings.egress_private = true;
+        settings.data_dir = dir.path().join("data");
         settings.egress_allow = vec!["127.0.0.0/8".parse().unwrap()];
         change(&mut settings);
-        let parts = Parts { store: Some(Arc::new(MemoryStore::new())), passwords: PasswordCost { memory_kib: 64, passes: 1, at_once: 4 }, ..Parts::default() };
-        let running = Box::pin(App::start(settings, parts)).await.unwrap();
-        let token = std::fs::read_to_string(running.admin_token_file.as_ref().expect("a new server has an admin token")).unwrap();
-        let channel = Endpoint::from_shared(format!("http://{}", running.address)).unwrap().connect().await.unwrap();
-        Self { running, token: token.trim().to_owned(), channel, _folder: folder }
+        let passwords = PasswordCost { memory_kib: 64, passes: 1, at_once: 4 };
+        let parts = Parts { store: Some(Arc::new(MemoryStore::new())), passwords, ..Parts::default() };
+        let running = App::start(settings, parts).await.unwrap();
+        let token_file = running.admin_token_file.clone().expect("a fresh server writes the first admin's token");
+        let admin_token = std::fs::read_to_string(token_file).unwrap().trim().to_owned();
+        Self { running, admin_token, _dir: dir }
     }
 
-    /// The first admin's token.
     pub fn admin_token(&self) -> &str {
-        &self.token
+        &self.admin_token
     }
 
-    /// Calls as the first admin.
-    pub fn admin(&self) -> Caller {
-        Caller::new(self.channel.clone(), &self.token)
-    }
-
-    /// A connection without a token.
     pub async fn channel(&self) -> Channel {
-        self.channel.clone()
+        self.lazy()
+    }
+
+    fn lazy(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.running.address)).unwrap().connect_lazy()
+    }
+
+    /// Who has this token.
+    pub fn caller(&self, token: &str) -> Caller {
+        Caller { channel: self.lazy(), token: Token(token.to_owned()) }
+    }
+
+    pub fn admin(&self) -> Caller {
+        self.caller(&self.admin_token)
     }
 }
 
-/// Puts the token into every call.
+/// A client with a token.
 #[derive(Clone)]
-pub struct Token(MetadataValue<Ascii>);
+pub struct Caller {
+    channel: Channel,
+    token: Token,
+}
+
+#[derive(Clone)]
+pub struct Token(String);
 
 impl Interceptor for Token {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert("authorization", self.0.clone());
+        request.metadata_mut().insert("authorization", format!("Bearer {}", self.0).parse().unwrap());
         Ok(request)
     }
 }
 
-type Connection = InterceptedService<Channel, Token>;
-
-/// Someone who calls.
-#[derive(Clone)]
-pub struct Caller {
-    channel: Channel,
-    connection: Connection,
-}
+type Via = InterceptedService<Channel, Token>;
 
 impl Caller {
-    fn new(channel: Channel, token: &str) -> Self {
-        let token = Token(format!("Bearer {token}").parse().unwrap());
-        Self { connection: InterceptedService::new(channel.clone(), token), channel }
+    fn via(&self) -> Via {
+        InterceptedService::new(self.channel.clone(), self.token.clone())
     }
 
-    pub fn sinks(&self) -> DataSinkServiceClient<Connection> {
-        DataSinkServiceClient::new(self.connection.clone())
+    pub fn sinks(&self) -> DataSinkServiceClient<Via> {
+        DataSinkServiceClient::new(self.via())
     }
 
-    pub fn push(&self) -> PushServiceClient<Connection> {
-        PushServiceClient::new(self.connection.clone()).max_encoding_message_size(usize::MAX)
+    pub fn credentials(&self) -> CredentialServiceClient<Via> {
+        CredentialServiceClient::new(self.via())
     }
 
-    pub fn tables(&self) -> TableServiceClient<Connection> {
-        TableServiceClient::new(self.connection.clone())
+    pub fn push(&self) -> PushServiceClient<Via> {
+        PushServiceClient::new(self.via()).max_encoding_message_size(64 << 20)
     }
 
-    pub fn permissions(&self) -> PermissionServiceClient<Connection> {
-        PermissionServiceClient::new(self.connection.clone())
+    pub fn tables(&self) -> TableServiceClient<Via> {
+        TableServiceClient::new(self.via())
     }
 
-    /// A table with the one column `n`.
+    pub fn permissions(&self) -> PermissionServiceClient<Via> {
+        PermissionServiceClient::new(self.via())
+    }
+
+    /// A table of one column, `n int64`, and `pad string` beside it.
     pub async fn table(&self, name: &str) {
-        self.table_of(name, &[("n", ColumnType::Int64)]).await;
+        self.create_table(name, &[("n", ColumnType::Int64, false), ("pad", ColumnType::String, true)]).await;
     }
 
-    async fn table_of(&self, name: &str, columns: &[(&str, ColumnType)]) {
-        let columns =
-            columns.iter().map(|(name, kind)| Column { name: (*name).to_owned(), r#type: (*kind).into(), nullable: *name == "column", ..Column::default() });
-        let schema = Some(RecordSchema { columns: columns.collect() });
-        self.tables().create_table(CreateTableRequest { name: name.to_owned(), schema, ..CreateTableRequest::default() }).await.unwrap();
+    /// A table for dead letters.
+    pub async fn dead_letter_table(&self, name: &str) {
+        let text = |name| (name, ColumnType::String, true);
+        let columns = [
+            ("offset", ColumnType::Int64, false),
+            ("sink_generation", ColumnType::Int64, true),
+            ("time", ColumnType::Timestamp, true),
+            text("stream"),
+            text("sink"),
+            text("reason"),
+            text("message"),
+            text("column"),
+            text("record"),
+            text("record_base64"),
+        ];
+        self.create_table(name, &columns).await;
     }
 
-    /// A table with the one column `n`, and a sink onto it.
+    async fn create_table(&self, name: &str, columns: &[(&str, ColumnType, bool)]) {
+        let columns = columns
+            .iter()
+            .map(|(name, column_type, nullable)| Column { name: (*name).to_owned(), r#type: (*column_type).into(), nullable: *nullable, ..Column::default() })
+            .collect();
+        let request = CreateTableRequest { name: name.to_owned(), schema: Some(RecordSchema { columns }), ..CreateTableRequest::default() };
+        self.tables().create_table(request).await.unwrap();
+    }
+
+    /// A table and a sink onto it.
     pub async fn table_and_sink(&self, table: &str, sink: &str) {
         self.table(table).await;
-        let request = CreateDataSinkRequest { name: sink.to_owned(), destination: format!("table://{table}"), ..CreateDataSinkRequest::default() };
+        let request = CreateDataSinkRequest {
+            name: sink.to_owned(),
+            destination: format!("table://{table}"),
+            options: HashMap::new(),
+            ..CreateDataSinkRequest::default()
+        };
         self.sinks().create_data_sink(request).await.unwrap();
     }
 
-    /// A table that takes dead letters.
-    pub async fn dead_letter_table(&self, name: &str) {
-        let columns = [
-            ("stream", ColumnType::String),
-            ("offset", ColumnType::Int64),
-            ("sink", ColumnType::String),
-            ("sink_generation", ColumnType::Int64),
-            ("reason", ColumnType::String),
-            ("message", ColumnType::String),
-            ("column", ColumnType::String),
-            ("time", ColumnType::Timestamp),
-            ("record_encoding", ColumnType::String),
-            ("record", ColumnType::String),
-        ];
-        self.table_of(name, &columns).await;
-    }
-
-    /// Every row, in order.
+    /// All rows of a table, as the service reads them back.
     pub async fn rows(&self, table: &str) -> Vec<serde_json::Value> {
         let request = ScanRowsRequest { table: table.to_owned(), encoding: RecordEncoding::Ndjson.into(), ..ScanRowsRequest::default() };
         let mut answers = self.tables().scan_rows(request).await.unwrap().into_inner();
         let mut rows = Vec::new();
         while let Some(answer) = answers.message().await.unwrap() {
-            let Some(record_batch::Payload::Ndjson(text)) = answer.batch.and_then(|batch| batch.payload) else { continue };
-            rows.extend(serde_json::Deserializer::from_slice(&text).into_iter().map(Result::unwrap));
+            if let Some(record_batch::Payload::Ndjson(lines)) = answer.batch.and_then(|batch| batch.payload) {
+                rows.extend(
+                    lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| serde_json::from_slice::<serde_json::Value>(line).unwrap()),
+                );
+            }
         }
         rows
     }
 
-    /// A user with a token.
-    pub async fn user(&self, name: &str) -> Self {
-        let request = CreatePrincipalRequest {
-            name: name.to_owned(),
-            kind: PrincipalKind::User.into(),
-            default_schema: "default".to_owned(),
-            ..CreatePrincipalRequest::default()
-        };
+    /// A new user, and a client with a token of it.
+    pub async fn user(&self, name: &str) -> Caller {
+        let request = CreatePrincipalRequest { name: name.to_owned(), kind: PrincipalKind::User.into(), ..CreatePrincipalRequest::default() };
         self.permissions().create_principal(request).await.unwrap();
         let request = CreateAccessTokenRequest { principal: name.to_owned(), ..CreateAccessTokenRequest::default() };
-        let made = self.permissions().create_access_token(request).await.unwrap().into_inner();
-        Self::new(self.channel.clone(), &made.token)
+        let token = self.permissions().create_access_token(request).await.unwrap().into_inner().token;
+        Caller { channel: self.channel.clone(), token: Token(token) }
     }
 
-    /// Gives `principal` a permission.
     pub async fn grant(&self, principal: &str, object_type: ObjectType, object: &str, permission: PermissionKind) {
         let request = GrantPermissionRequest {
             principal: principal.to_owned(),

@@ -1,5 +1,7 @@
 //! Why: one record goes through the whole house, from the wire to the table and back; the thread that everything else is sewn to. Never more than the shortest way.
 
+use std::time::Duration;
+
 use datasink::api::pb::{PushOnceRequest, ShowServerRequest, WhoAmIRequest, server_service_client::ServerServiceClient};
 use tonic::Request;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
@@ -58,7 +60,11 @@ async fn every_answer_names_the_call_and_forged_identities_are_nobody() {
 
 #[tokio::test]
 async fn a_stop_ends_in_time_although_a_client_never_reads() {
-    let server = Server::start_with(|settings| settings.drain_grace = std::time::Duration::from_secs(1)).await;
+    let server = Server::start_with(|settings| {
+        settings.drain_grace = Duration::from_secs(1);
+        settings.drain_delay = Duration::ZERO;
+    })
+    .await;
     let admin = server.admin();
     admin.table_and_sink("default.t", "default.s").await;
     let (mut stream, _) = crate::stream::Stream::open(&admin, crate::stream::open("default.s", "deaf")).await;
