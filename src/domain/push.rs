@@ -32,6 +32,7 @@ use crate::{
         options::Options,
     },
     delivery::{
+        Occasion, problem_of,
         Connections, Counts, DestinationStatus, Directive, Disposition, Durable, Kept, LiveSession, OpenOrder, Progress, RecordError, RecordErrorPolicy,
         RecordErrors, SinkSnapshot, Source, Which, Window, WriterIdentity,
     },
@@ -810,7 +811,7 @@ impl Domain {
         self.0.sessions.direct(&Which::Stream(stream.clone()), Directive::Stop(fenced));
         // The target's mark first: while it is there, a new session would go on from it.
         let (connector, connect) = self.connection(&row).await?;
-        connector.forget(&connect, &stream).await.map_err(|error| problem_of(&error, Occasion::Check, &sink, row.destination.redacted()))?;
+        connector.forget(&connect, &stream).await.map_err(|error| problem_of(&error, Occasion::Check, &sink, &row.destination))?;
         self.0.progress.forget(stream_key(stream.sink, stream.name.as_str())).await?;
         Ok(DroppedPushStream { dropped: true })
     }

@@ -31,8 +31,16 @@ const TABLE: &[(&str, &str, &str)] = &[
     ("CredentialService/AlterCredential", r#"{"name":"walk.c","identity":"me","validate_only":true}"#, "uddpp"),
     ("CredentialService/DropCredential", r#"{"name":"walk.c","etag":"stale"}"#, "uddpp"),
     ("CredentialService/ShowCredential", r#"{"name":"walk.c"}"#, "uddpp"),
-    ("PermissionService/GrantPermission", r#"{"principal":"stranger","object_type":"OBJECT_TYPE_TABLE","object":"walk.t","permission":"PERMISSION_KIND_DELETE"}"#, "uddpp"),
-    ("PermissionService/RevokePermission", r#"{"principal":"stranger","object_type":"OBJECT_TYPE_TABLE","object":"walk.t","permission":"PERMISSION_KIND_DELETE","if_exists":true}"#, "uddpp"),
+    (
+        "PermissionService/GrantPermission",
+        r#"{"principal":"stranger","object_type":"OBJECT_TYPE_TABLE","object":"walk.t","permission":"PERMISSION_KIND_DELETE"}"#,
+        "uddpp",
+    ),
+    (
+        "PermissionService/RevokePermission",
+        r#"{"principal":"stranger","object_type":"OBJECT_TYPE_TABLE","object":"walk.t","permission":"PERMISSION_KIND_DELETE","if_exists":true}"#,
+        "uddpp",
+    ),
     ("PermissionService/ShowPermission", r#"{}"#, "upppp"),
     ("PermissionService/CheckPermission", r#"{"object_type":"OBJECT_TYPE_DATA_SINK","object":"walk.s","permission":"PERMISSION_KIND_CONNECT"}"#, "upppp"),
     ("PermissionService/CreatePrincipal", r#"{"name":"somebody","kind":"PRINCIPAL_KIND_USER","if_not_exists":true}"#, "udddp"),

@@ -37,10 +37,7 @@ async fn every_wrong_option_is_named_at_once() {
     let details = status.get_error_details();
     let mut fields: Vec<&str> = details.bad_request().expect("BadRequest").field_violations.iter().map(|v| v.field.as_str()).collect();
     fields.sort_unstable();
-    assert_eq!(
-        fields,
-        ["options[\"json_format\"]", "options[\"json_formt\"]", "options[\"max_batch_size\"]", "options[\"wait_timeout\"]", "options[\"zzz\"]"]
-    );
+    assert_eq!(fields, ["options[\"json_format\"]", "options[\"json_formt\"]", "options[\"max_batch_size\"]", "options[\"wait_timeout\"]", "options[\"zzz\"]"]);
     let status = server.admin().sinks().create_data_sink(sink("default.bad", "http://127.0.0.1:9", &[("json_formt", "flat")])).await.unwrap_err();
     assert_error(&status, Code::InvalidArgument, "UNKNOWN_OPTION");
     assert_eq!(fact(&status, "did_you_mean"), "json_format");
@@ -292,11 +289,8 @@ async fn a_dropped_sink_ends_its_streams_and_an_altered_one_drains_them() {
     let (mut stream, _) = Stream::open(&admin, open("default.s", "a")).await;
     stream.numbers(0, 3).await;
     stream.acked(3).await;
-    let alter = AlterDataSinkRequest {
-        name: "default.s".to_owned(),
-        updates: HashMap::from([("wait_timeout".to_owned(), "9".to_owned())]),
-        ..Default::default()
-    };
+    let alter =
+        AlterDataSinkRequest { name: "default.s".to_owned(), updates: HashMap::from([("wait_timeout".to_owned(), "9".to_owned())]), ..Default::default() };
     admin.sinks().alter_data_sink(alter).await.unwrap();
     loop {
         match stream.next().await {
@@ -395,7 +389,12 @@ async fn a_table_schema_with_several_faults_names_them_all() {
     let server = Server::start().await;
     let column = |name: &str, column_type: ColumnType, precision| Column { name: name.to_owned(), r#type: column_type.into(), precision, ..Default::default() };
     let schema = RecordSchema {
-        columns: vec![column("a", ColumnType::Int64, 0), column("a", ColumnType::String, 0), column("", ColumnType::Bool, 0), column("d", ColumnType::Decimal, 99)],
+        columns: vec![
+            column("a", ColumnType::Int64, 0),
+            column("a", ColumnType::String, 0),
+            column("", ColumnType::Bool, 0),
+            column("d", ColumnType::Decimal, 99),
+        ],
     };
     let request = CreateTableRequest { name: "default.bad".to_owned(), schema: Some(schema), ..Default::default() };
     let status = server.admin().tables().create_table(request).await.unwrap_err();

@@ -21,7 +21,8 @@ use tonic::{
 
 /// A running server; its data go with it.
 pub struct Server {
-    running: Running,
+    /// The server itself.
+    pub running: Running,
     admin_token: String,
     _dir: tempfile::TempDir,
 }
@@ -144,8 +145,12 @@ impl Caller {
     /// A table and a sink onto it.
     pub async fn table_and_sink(&self, table: &str, sink: &str) {
         self.table(table).await;
-        let request =
-            CreateDataSinkRequest { name: sink.to_owned(), destination: format!("table://{table}"), options: HashMap::new(), ..CreateDataSinkRequest::default() };
+        let request = CreateDataSinkRequest {
+            name: sink.to_owned(),
+            destination: format!("table://{table}"),
+            options: HashMap::new(),
+            ..CreateDataSinkRequest::default()
+        };
         self.sinks().create_data_sink(request).await.unwrap();
     }
 
@@ -156,7 +161,9 @@ impl Caller {
         let mut rows = Vec::new();
         while let Some(answer) = answers.message().await.unwrap() {
             if let Some(record_batch::Payload::Ndjson(lines)) = answer.batch.and_then(|batch| batch.payload) {
-                rows.extend(lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| serde_json::from_slice::<serde_json::Value>(line).unwrap()));
+                rows.extend(
+                    lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| serde_json::from_slice::<serde_json::Value>(line).unwrap()),
+                );
             }
         }
         rows

@@ -26,9 +26,7 @@ use datasink::{
         error::{ConnectorError, ConnectorErrorKind, Retry},
         options::{ConfigFault, Options},
     },
-    delivery::{
-        Connections, Durable, Incoming, Input, Kept, OpenOrder, Progress, RecordErrorPolicy, SinkSnapshot, Source, Window, WriterIdentity,
-    },
+    delivery::{Connections, Durable, Incoming, Input, Kept, OpenOrder, Progress, RecordErrorPolicy, SinkSnapshot, Source, Window, WriterIdentity},
     name::{QualifiedName, StreamName},
     problem::{Problem, Reason},
     record::{Batch, Change, Encoding, Ndjson, Offset, Piece, RecordFault, RecordFaultKind, Records},
@@ -879,4 +877,3 @@ pub(crate) fn text(offset: Offset) -> String {
 pub(crate) fn texts(range: std::ops::Range<Offset>) -> Vec<String> {
     range.map(text).collect()
 }
-
