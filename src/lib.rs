@@ -10,6 +10,9 @@ pub mod name;
 pub mod problem;
 pub mod record;
 pub mod secret;
+pub mod shutdown;
+pub mod telemetry;
+pub mod vault;
 
 pub mod store;
 
@@ -18,3 +21,7 @@ pub mod cli;
 pub mod connectors;
 pub mod delivery;
 pub mod domain;
+
+pub mod app;
+pub mod command;
+pub mod config;

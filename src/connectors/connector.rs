@@ -112,6 +112,11 @@ pub trait Connector: Send + Sync + fmt::Debug {
 
     /// Fences older writers of `stream` first, *then* reads the target's own mark, then opens.
     async fn open(&self, cx: &ConnectContext, stream: &StreamId, epoch: Epoch, terms: &Terms) -> Result<Opened, ConnectorError>;
+
+    /// Forgets the stream's mark at the target; what was written stays. Kinds whose target keeps none have nothing to do.
+    async fn forget(&self, _cx: &ConnectContext, _stream: &StreamId) -> Result<(), ConnectorError> {
+        Ok(())
+    }
 }
 
 /// What a connector needs from outside to connect. Made anew for each connection, so a rotated credential is taken up.

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use super::options::{OptionSpec, OptionType};
 use crate::secret::Secret;
 
 /// What a credential's identity and secret are.
@@ -83,4 +84,81 @@ pub struct OpenCredential {
     pub secret_options: BTreeMap<String, Secret>,
     /// Grows with every rotation.
     pub version: u64,
+}
+
+const AZURE_AD: &[OptionSpec] = &[
+    OptionSpec::new("azure_storage_account_name", OptionType::Text, "Storage account; used only with a tenant id."),
+    OptionSpec::new("azure_tenant_id", OptionType::Text, "Active Directory tenant."),
+];
+const AWS_IAM_ROLE: &[OptionSpec] = &[OptionSpec::new("s3_aws_role_arn", OptionType::Text, "Role to assume with the identity's keys.").required()];
+const GCS_KEYS: &[OptionSpec] = &[OptionSpec::new(
+    "gcs_service_account_keys",
+    OptionType::Text,
+    "The service account's key file as JSON text; the credential's secret is another place for it.",
+)
+.secret()];
+const HDFS: &[OptionSpec] = &[
+    OptionSpec::new("hdfs_kerberos_keytab", OptionType::Text, "Keytab of the user, kifs://…"),
+    OptionSpec::new("hdfs_use_kerberos", OptionType::Bool, "Whether to authenticate with Kerberos.").or("false"),
+];
+const KAFKA: &[OptionSpec] = &[
+    OptionSpec::new("security.protocol", OptionType::Enum(&["SSL", "SASL_SSL", "SASL_PLAINTEXT"]), "How connections are protected and authenticated."),
+    OptionSpec::new("sasl.mechanism", OptionType::Enum(&["PLAIN", "GSSAPI"]), "How SASL authenticates; PLAIN takes a user and password, GSSAPI Kerberos."),
+    OptionSpec::new("sasl.username", OptionType::Text, "User for PLAIN."),
+    OptionSpec::new("sasl.password", OptionType::Text, "Password for PLAIN.").secret(),
+    OptionSpec::new("sasl.kerberos.service.name", OptionType::Text, "Name of the brokers' Kerberos service."),
+    OptionSpec::new("sasl.kerberos.keytab", OptionType::Text, "Keytab for GSSAPI, kifs://…"),
+    OptionSpec::new("sasl.kerberos.principal", OptionType::Text, "Principal for GSSAPI."),
+    OptionSpec::new("ssl.ca.location", OptionType::Text, "Certificate authorities the brokers' certificates are verified with, kifs://…"),
+    OptionSpec::new("ssl.certificate.location", OptionType::Text, "Our own certificate, kifs://…"),
+    OptionSpec::new("ssl.key.location", OptionType::Text, "The key of our own certificate, kifs://…"),
+    OptionSpec::new("ssl.key.password", OptionType::Text, "Password of the key.").secret(),
+];
+const REST: &[OptionSpec] = &[
+    OptionSpec::new("header_name", OptionType::Text, "Header that carries header_value, for receivers that take neither basic nor bearer authentication."),
+    OptionSpec::new("header_value", OptionType::Text, "Value of the header named in header_name.").secret(),
+    OptionSpec::new(
+        "signing_secret",
+        OptionType::Text,
+        "Standard Webhooks key, whsec_ and base64 of 24 to 64 bytes; several, separated by spaces, while one replaces another.",
+    )
+    .secret(),
+];
+
+/// Every option of credentials of this type; a secret one is sealed and never shown.
+pub const fn credential_options(credential_type: CredentialType) -> &'static [OptionSpec] {
+    match credential_type {
+        CredentialType::AwsIamRole => AWS_IAM_ROLE,
+        CredentialType::AzureAd => AZURE_AD,
+        CredentialType::GcsServiceAccountKeys => GCS_KEYS,
+        CredentialType::Hdfs => HDFS,
+        CredentialType::Kafka | CredentialType::Confluent => KAFKA,
+        CredentialType::Rest => REST,
+        CredentialType::AwsAccessKey
+        | CredentialType::AzureOauth
+        | CredentialType::AzureSas
+        | CredentialType::AzureStorageKey
+        | CredentialType::GcsServiceAccountId
+        | CredentialType::Jdbc => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn option_names_are_unique_and_whatever_sounds_secret_is() {
+        for credential_type in CredentialType::ALL {
+            let options = credential_options(credential_type);
+            let names: HashSet<&str> = options.iter().map(|option| option.name).collect();
+            assert_eq!(names.len(), options.len(), "{credential_type}");
+            for option in options {
+                let sounds_secret = ["password", "secret", "header_value", "account_keys"].iter().any(|word| option.name.contains(word));
+                assert_eq!(option.secret, sounds_secret, "{credential_type}: {}", option.name);
+            }
+        }
+    }
 }

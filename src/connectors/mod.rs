@@ -6,6 +6,9 @@ pub mod destination;
 pub mod egress;
 pub mod error;
 pub mod options;
+pub mod webhook;
+
+pub mod local;
 
 use std::sync::Arc;
 
@@ -22,16 +25,16 @@ pub struct Kinds(Arc<[Arc<dyn Kind>]>);
 
 impl Kinds {
     /// Every kind of the product, by name.
-    pub fn standard() -> Self {
+    pub fn standard(local: local::Local) -> Self {
         Self(Arc::new([
             Arc::new(NotYet(&AZURE)) as Arc<dyn Kind>,
             Arc::new(NotYet(&GCS)),
             Arc::new(NotYet(&HDFS)),
             Arc::new(NotYet(&JDBC)),
             Arc::new(NotYet(&KAFKA)),
-            Arc::new(NotYet(&LOCAL)),
+            Arc::new(local),
             Arc::new(NotYet(&S3)),
-            Arc::new(NotYet(&WEBHOOK)),
+            Arc::new(webhook::Webhook),
         ]))
     }
 
@@ -99,5 +102,3 @@ not_yet!(HDFS, Hdfs, "hdfs", "hdfs://namenode:8020", [Hdfs], true);
 not_yet!(JDBC, Jdbc, "jdbc", "jdbc:postgresql://host:5432/database", [Jdbc], true);
 not_yet!(KAFKA, Kafka, "kafka", "kafka://host:9092", [Kafka, Confluent], false);
 not_yet!(S3, S3, "s3", "s3://s3.eu-central-1.amazonaws.com", [AwsAccessKey, AwsIamRole], true);
-not_yet!(LOCAL, Local, "table", "table://schema.table", [], false);
-not_yet!(WEBHOOK, Webhook, "https", "https://host/path", [Rest], false);

@@ -1,5 +1,20 @@
 //! Why: one stream's records go from a sender to a writer and are settled in order. Never knows a destination, a permission or a transport.
 
+mod batch;
+mod budget;
+mod control;
+mod dead_letters;
+mod encoding;
+mod held;
+mod open;
+mod outbox;
+mod problems;
+mod retry;
+mod session;
+mod settle;
+#[cfg(test)]
+mod tests;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -17,8 +32,14 @@ use crate::{
     record::{Encoding, Offset, RecordFault, RecordSchema},
 };
 
+pub use self::{
+    open::{Closed, Delivery, DeliverySettings, Session, SessionInput},
+    outbox::SessionOutput,
+    problems::{Occasion, problem_of},
+};
+
 /// What a session is asked to do. Everything in it is resolved and permitted: no look-up happens after it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct OpenOrder {
     /// The sink, as it is now.
     pub sink: SinkSnapshot,
@@ -132,6 +153,7 @@ pub trait Progress: Send + Sync + fmt::Debug {
     async fn load(&self, stream: &StreamId) -> Result<Option<Kept>, Problem>;
 
     /// Notes it; with `Durable::Now` it is on disk when this returns, with `Durable::Soon` within a second.
+    /// Must refuse, with `Reason::StreamFenced`, a note of an older epoch than the noted one: that is the fence of kinds whose target has none.
     async fn save(&self, stream: &StreamId, kept: &Kept, durable: Durable) -> Result<(), Problem>;
 }
 

@@ -1,13 +1,32 @@
 //! Why: records in motion have one shape, [`Batch`], and every conversion between encodings exists once, here. Never knows who sent a record or where it goes.
 
+mod arrow;
+mod arrow_guard;
+mod arrow_text;
+mod decode;
+mod encode;
+mod hash;
+mod json;
+mod ndjson;
+mod piece;
+mod row;
+mod scalar;
 mod schema;
+#[cfg(test)]
+mod tests;
+mod typed;
 
 use std::{ops::Range, sync::Arc};
 
 use arrow_array::RecordBatch;
 use bytes::Bytes;
 
-pub use schema::{Column, ColumnType, RecordSchema};
+pub use decode::{DecodeError, decode, decode_off_thread};
+pub use encode::encode;
+pub use hash::RollingHash;
+pub use json::{JsonObject, JsonValue};
+pub use piece::{Incoming, Piece};
+pub use schema::{Column, ColumnType, RecordSchema, SchemaFault};
 
 use crate::clock::Timestamp;
 
@@ -163,8 +182,8 @@ pub enum Encoding {
 pub enum Payload {
     /// UTF-8 text, one JSON object a line.
     Ndjson(Bytes),
-    /// JSON objects, already parsed by the transport.
-    Json(Vec<serde_json::Map<String, serde_json::Value>>),
+    /// JSON objects, as a protobuf `Struct` holds them.
+    Json(Vec<JsonObject>),
     /// Values in the order of the stream's schema.
     Typed(Vec<Vec<TypedValue>>),
     /// One whole Arrow IPC stream.
@@ -203,6 +222,27 @@ pub struct RecordFault {
     pub column: Option<String>,
 }
 
+impl RecordFault {
+    pub(crate) fn unparsable(message: String) -> Self {
+        Self { kind: RecordFaultKind::Unparsable, message, column: None }
+    }
+
+    pub(crate) fn too_large(message: String) -> Self {
+        Self { kind: RecordFaultKind::TooLarge, message, column: None }
+    }
+
+    /// `column` is what the record calls it, which may be long and strange: it is cut to what a name may have.
+    pub(crate) fn invalid(column: &str, message: String) -> Self {
+        let column = column.chars().take(crate::limits::NAME_CHARS_MAX).collect();
+        Self { kind: RecordFaultKind::Invalid, message, column: Some(column) }
+    }
+}
+
+/// The records of a batch that cannot be converted; the others can.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} of the batch's records cannot be converted, the first at offset {}: {}", .0.len(), .0[0].0, .0[0].1.message)]
+pub struct RecordFaults(pub Vec<(Offset, RecordFault)>);
+
 /// The sorts of record faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordFaultKind {
@@ -225,13 +265,4 @@ pub struct RejectedRecord {
     pub original: Bytes,
     /// Why.
     pub fault: RecordFault,
-}
-
-/// A run of a decoded batch: good records, or one that was refused.
-#[derive(Debug, Clone)]
-pub enum Piece {
-    /// Records that follow one another.
-    Good(Batch),
-    /// One record that can never be taken.
-    Bad(RejectedRecord),
 }

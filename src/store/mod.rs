@@ -1,12 +1,28 @@
 //! Why: one small trait over an embedded or a remote key-value store, so that no engine leaks into callers. Never knows what a row means.
 
+mod codec;
+mod export;
+pub mod memory;
+pub mod migrate;
+pub mod row;
 pub mod rows;
+pub mod sled;
+#[cfg(test)]
+mod tests;
 
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::broadcast;
+
+use crate::{clock::Timestamp, limits};
 
 /// A table of the store: a name that keeps keys of different sorts apart. Each has a root record `{rows, hash, generation}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,6 +32,26 @@ pub struct Table {
     /// Whether every row is verified when the store is opened (small tables), or only a sample (row data).
     pub verified_at_open: bool,
 }
+
+impl Table {
+    /// The table of an export or of a root record. Names are few and live as long as the process.
+    fn named(name: &str, verified_at_open: bool) -> Self {
+        static NAMES: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+        let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = match names.iter().find(|known| **known == name) {
+            Some(known) => known,
+            None => {
+                let known: &'static str = Box::leak(name.to_owned().into_boxed_str());
+                names.push(known);
+                known
+            }
+        };
+        Self { name, verified_at_open }
+    }
+}
+
+/// Facts of the store itself, and its leases.
+const FACTS: Table = Table { name: "store_facts", verified_at_open: true };
 
 /// A change of one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +118,45 @@ impl Transaction {
     }
 }
 
+impl Transaction {
+    /// Bytes of keys and values to be written.
+    pub fn byte_count(&self) -> usize {
+        self.writes
+            .iter()
+            .map(|write| match write {
+                Write::Put(_, key, value) => key.len() + value.len(),
+                Write::Delete(_, key) => key.len(),
+            })
+            .sum()
+    }
+}
+
+/// Refuses what no engine should see.
+fn check_size(transaction: &Transaction) -> Result<(), StoreError> {
+    for write in &transaction.writes {
+        let (key, value) = match write {
+            Write::Put(_, key, value) => (key, value.len()),
+            Write::Delete(_, key) => (key, 0),
+        };
+        if key.len() > limits::STORE_KEY_BYTES_MAX || value > limits::STORE_ENTRY_BYTES_MAX {
+            return Err(StoreError::TooLarge(format!("a key of {} bytes with a value of {value} bytes", key.len())));
+        }
+    }
+    Ok(())
+}
+
+/// Tells watchers, a message for each table. Nobody listening is fine.
+fn tell(changes: &broadcast::Sender<Changed>, transaction: &Transaction) {
+    let mut by_table: BTreeMap<Table, Vec<Vec<u8>>> = BTreeMap::new();
+    for write in &transaction.writes {
+        let (Write::Put(table, key, _) | Write::Delete(table, key)) = write;
+        by_table.entry(*table).or_default().push(key.clone());
+    }
+    for (table, keys) in by_table {
+        let _ = changes.send(Changed { table, keys });
+    }
+}
+
 /// A key and its value.
 pub type Entry = (Vec<u8>, Bytes);
 
@@ -92,6 +167,13 @@ pub struct Lease {
     pub fencing_number: u64,
     /// Who has it.
     pub holder: String,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct StoredLease {
+    fencing_number: u64,
+    holder: String,
+    expires: Timestamp,
 }
 
 /// Something under a watched prefix changed; readers look for themselves. Lagging receivers must assume that anything did.
@@ -107,7 +189,7 @@ pub struct Changed {
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Verified {
     /// Rows read, per table name.
-    pub rows: std::collections::BTreeMap<String, u64>,
+    pub rows: BTreeMap<String, u64>,
     /// What is wrong, a sentence each; empty: sound.
     pub faults: Vec<String>,
 }
@@ -141,8 +223,25 @@ pub trait Store: Send + Sync + fmt::Debug {
     /// Checks the conditions, does the writes, and returns when both are durable.
     async fn transact(&self, transaction: Transaction) -> Result<(), StoreError>;
 
-    /// Takes or renews the lease `name` for `holder`; `Err(Conflict)` while another holds it.
-    async fn lease(&self, name: &str, holder: &str, ttl: Duration) -> Result<Lease, StoreError>;
+    /// Takes or renews the lease `name` for `holder` until `now + ttl`; `Err(Conflict)` while another holds it.
+    async fn lease(&self, name: &str, holder: &str, now: Timestamp, ttl: Duration) -> Result<Lease, StoreError> {
+        let key = format!("lease/{name}");
+        let found = self.get(FACTS, key.as_bytes()).await?;
+        let held: Option<StoredLease> = match &found {
+            None => None,
+            Some(bytes) => Some(serde_json::from_slice(bytes).map_err(|fault| StoreError::Corrupt(format!("the lease {name:?} cannot be read: {fault}")))?),
+        };
+        let fencing_number = match &held {
+            Some(held) if held.holder == holder && held.expires > now => held.fencing_number,
+            Some(held) if held.expires > now => return Err(StoreError::Conflict(0)),
+            Some(held) => held.fencing_number + 1,
+            None => 1,
+        };
+        let lease = StoredLease { fencing_number, holder: holder.to_owned(), expires: now.plus(ttl) };
+        let bytes = serde_json::to_vec(&lease).map_err(|fault| StoreError::Corrupt(fault.to_string()))?;
+        self.transact(Transaction::new().expect(FACTS, key.as_bytes(), found).put(FACTS, key.as_bytes(), bytes)).await?;
+        Ok(Lease { fencing_number, holder: lease.holder })
+    }
 
     /// Tells of changes to keys of `table` that begin with `prefix`, from now on.
     fn watch(&self, table: Table, prefix: &[u8]) -> Watch;

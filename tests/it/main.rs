@@ -2,5 +2,7 @@
 
 mod authorization;
 mod bad_input;
+mod laws;
+mod receiver;
 mod stream;
 mod support;

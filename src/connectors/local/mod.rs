@@ -1,0 +1,150 @@
+//! Why: `table://` sinks: the tables of this service as destinations. Never touches a table by another way than `store::rows`, and never judges who may.
+
+mod options;
+mod writer;
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use self::writer::LocalWriter;
+use super::{
+    connector::{
+        CommitMode, ConnectContext, Connector, Delivery, Descriptor, Epoch, FoundMark, Guarantee, Kind, Opened, Probe, ProbeStep, SinkKind, StepResult,
+        StreamId, Terms, UnitPolicy,
+    },
+    credential::CredentialType,
+    destination::Destination,
+    error::{ConnectorError, ConnectorErrorKind},
+    options::{ConfigFault, Options},
+};
+use crate::{
+    name::QualifiedName,
+    record::{Encoding, RecordSchema},
+    store::rows::{OnConflict, Rows},
+};
+
+static DESCRIPTOR: Descriptor = Descriptor {
+    kind: SinkKind::Local,
+    schemes: &["table"],
+    example_destination: "table://schema.table",
+    options: &options::OPTIONS,
+    credential_types: &[],
+    guarantee: Guarantee::ExactlyOnce,
+    commit_on_finish: false,
+    unavailable: None,
+};
+
+/// Finds a table by name; the catalogue implements it.
+#[async_trait]
+pub trait TableLookup: Send + Sync + fmt::Debug {
+    /// The table's uid and columns, or `None` where there is none of this name.
+    async fn find(&self, name: &QualifiedName) -> Result<Option<(Uuid, RecordSchema)>, ConnectorError>;
+}
+
+/// The kind `local`.
+#[derive(Debug, Clone)]
+pub struct Local {
+    rows: Rows,
+    tables: Arc<dyn TableLookup>,
+}
+
+impl Local {
+    /// Over these tables.
+    pub fn new(rows: Rows, tables: Arc<dyn TableLookup>) -> Self {
+        Self { rows, tables }
+    }
+}
+
+impl Kind for Local {
+    fn descriptor(&self) -> &'static Descriptor {
+        &DESCRIPTOR
+    }
+
+    fn configure(&self, destination: &Destination, options: &Options) -> Result<Arc<dyn Connector>, Vec<ConfigFault>> {
+        let table = QualifiedName::parse(destination.rest(), None)
+            .map_err(|fault| vec![ConfigFault::destination(format!("{destination} does not name a table: {fault}")).with("scheme", "table")])?;
+        let on_conflict = match options.text(options::ON_CONFLICT) {
+            Some("ignore") => OnConflict::Ignore,
+            Some("update") => OnConflict::Update,
+            _ => OnConflict::Error,
+        };
+        Ok(Arc::new(LocalConnector { uri: format!("table://{table}"), table, on_conflict, local: self.clone() }))
+    }
+}
+
+#[derive(Debug)]
+struct LocalConnector {
+    uri: String,
+    table: QualifiedName,
+    on_conflict: OnConflict,
+    local: Local,
+}
+
+impl LocalConnector {
+    async fn find(&self) -> Result<(Uuid, RecordSchema), ConnectorError> {
+        self.local.tables.find(&self.table).await?.ok_or_else(|| {
+            ConnectorError::new(ConnectorErrorKind::NotFound, format!("there is no table {}; create it first", self.table))
+                .with("table", self.table.to_string())
+        })
+    }
+}
+
+#[async_trait]
+impl Connector for LocalConnector {
+    fn accepts(&self, _: CredentialType) -> bool {
+        false
+    }
+
+    fn table(&self) -> Option<&str> {
+        self.uri.strip_prefix("table://")
+    }
+
+    async fn probe(&self, cx: &ConnectContext, _: bool) -> Probe {
+        let started = Instant::now();
+        let step = |name: &str, result, details| ProbeStep { name: name.to_owned(), result, elapsed: started.elapsed(), details };
+        let resolve = match self.find().await {
+            Ok((_, schema)) => step("resolve", StepResult::Passed, vec![("columns".to_owned(), schema.columns.len().to_string())]),
+            Err(error) => {
+                let message = error.to_string();
+                step("resolve", StepResult::Failed { error, message }, Vec::new())
+            }
+        };
+        // A row written as a probe could be read by others before it is removed, so there is no write step.
+        let steps = vec![step("configuration", StepResult::Passed, Vec::new()), resolve, step("write", StepResult::Skipped, Vec::new())];
+        Probe { steps, checked: cx.ambient.now() }
+    }
+
+    async fn open(&self, _: &ConnectContext, stream: &StreamId, epoch: Epoch, terms: &Terms) -> Result<Opened, ConnectorError> {
+        if terms.commit_mode == CommitMode::OnFinish {
+            let text = format!("{} shows rows as they are written; open the stream with COMMIT_MODE_CONTINUOUS", self.uri);
+            return Err(ConnectorError::new(ConnectorErrorKind::Misconfigured, text).with("wanted", "COMMIT_MODE_ON_FINISH"));
+        }
+        let (table, schema) = self.find().await?;
+        let key = stream.to_string();
+        let (mark, known) = self.local.rows.fence(table, &key, epoch.0).await.map_err(writer::rows_error)?;
+        let found = if known { FoundMark::At(writer::mark_of(&mark)) } else { FoundMark::Missing };
+        let writer = LocalWriter::new(self.local.rows.clone(), table, Arc::new(schema.clone()), key, mark, self.on_conflict, self.uri.clone());
+        Ok(Opened {
+            writer: Box::new(writer),
+            epoch: Epoch(mark.epoch),
+            mark: found,
+            delivery: Delivery {
+                guarantee: Guarantee::ExactlyOnce,
+                basis: "rows, mark and fence change in one transaction of the local store, synced to disk before the ack".to_owned(),
+            },
+            takes: Encoding::Ndjson,
+            schema: Some(schema),
+            units: UnitPolicy { records_max: 10_000, bytes_max: 2 << 20, age_max: std::time::Duration::ZERO, commits_in_flight: 1 },
+        })
+    }
+
+    async fn forget(&self, _: &ConnectContext, stream: &StreamId) -> Result<(), ConnectorError> {
+        match self.local.tables.find(&self.table).await? {
+            None => Ok(()),
+            Some((table, _)) => self.local.rows.forget(table, &stream.to_string()).await.map_err(writer::rows_error),
+        }
+    }
+}

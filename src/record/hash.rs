@@ -1,0 +1,43 @@
+//! Why: one number tells whether two streams of records are the same, however they were cut into batches. Never a defence against an attacker: it is not cryptographic.
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{Batch, RecordFaults, Records};
+
+/// A hash over all records of a stream so far, continuable from its value.
+///
+/// Each record enters by its JSON text (for Arrow: the text of [`Batch::to_ndjson`]), in offset order. A refused record does not enter at all: what refuses a record is
+/// deterministic, so whoever sends the same records again, in the same encoding, skips the same ones. The same values in another encoding may be another text, and then another hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RollingHash(u64);
+
+impl RollingHash {
+    /// Continues from a stored value; 0 is a stream without records.
+    pub const fn from_value(value: u64) -> Self {
+        Self(value)
+    }
+
+    /// The value to store.
+    pub const fn value(self) -> u64 {
+        self.0
+    }
+
+    /// Adds one record's JSON text. Hashing the text first keeps `ab` + `c` and `a` + `bc` apart.
+    pub fn add(&mut self, record: &[u8]) {
+        let mut pair = [0; 16];
+        pair[..8].copy_from_slice(&self.0.to_le_bytes());
+        pair[8..].copy_from_slice(&xxh3_64(record).to_le_bytes());
+        self.0 = xxh3_64(&pair);
+    }
+}
+
+impl Batch {
+    /// Adds the batch's records to `hash`, which stays as it was if a record cannot be written as JSON text.
+    pub fn advance(&self, hash: &mut RollingHash) -> Result<(), RecordFaults> {
+        match &self.records {
+            Records::Ndjson(lines) => lines.iter().for_each(|line| hash.add(line)),
+            Records::Arrow(_) => self.to_ndjson()?.advance(hash)?,
+        }
+        Ok(())
+    }
+}
