@@ -1,56 +1,71 @@
-//! Why: what a session needs to know of a record's text: the rolling hash, the original of a refused record, and the writer's encoding. Never changes a record's value.
+//! Why: records are converted to the encoding that the writer takes once, as they come in; what cannot be converted is a bad record like any other. Never converts a batch that fits.
 
-use bytes::Bytes;
-use xxhash_rust::xxh3::xxh3_64;
+use crate::record::{Batch, Encoding, Piece, RecordFault, RecordFaults, RecordSchema, Records, RejectedRecord};
 
-use crate::record::{Batch, Records};
-
-/// A hash over all records of a stream so far, independent of how they were cut; a refused record does not enter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct RollingHash(u64);
-
-impl RollingHash {
-    /// Continues from a stored value; 0 is a stream without records.
-    pub(super) const fn from_value(value: u64) -> Self {
-        Self(value)
-    }
-
-    /// The value to store.
-    pub(super) const fn value(self) -> u64 {
-        self.0
-    }
-
-    /// Adds the records of `batch`.
-    pub(super) fn advance(&mut self, batch: &Batch) {
-        match &batch.records {
-            Records::Ndjson(lines) => lines.iter().for_each(|line| self.add(line)),
-            Records::Arrow(_) => (0..batch.len()).for_each(|index| self.add(&text(batch, index))),
+/// The pieces of a batch (offsets counting from 0) in the encoding that the writer takes.
+pub(super) fn convert(pieces: Vec<Piece>, takes: Encoding, schema: Option<&RecordSchema>) -> Vec<Piece> {
+    let mut converted = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        match piece {
+            Piece::Good(batch) if !fits(&batch, takes, schema) => convert_batch(&batch, takes, schema, &mut converted),
+            as_is => converted.push(as_is),
         }
     }
+    converted
+}
 
-    fn add(&mut self, record: &[u8]) {
-        let mut pair = [0; 16];
-        pair[..8].copy_from_slice(&self.0.to_le_bytes());
-        pair[8..].copy_from_slice(&xxh3_64(record).to_le_bytes());
-        self.0 = xxh3_64(&pair);
+fn fits(batch: &Batch, takes: Encoding, schema: Option<&RecordSchema>) -> bool {
+    match (&batch.records, takes) {
+        (Records::Arrow(_), Encoding::ArrowIpc) => true,
+        (Records::Arrow(_), _) => false,
+        // Without a schema there are no columns to convert to; the writer says what it makes of the text.
+        (Records::Ndjson(_), Encoding::ArrowIpc) => schema.is_none(),
+        (Records::Ndjson(_), _) => true,
     }
 }
 
-/// The JSON text of one record, for a dead letter.
-pub(super) fn text(batch: &Batch, index: usize) -> Bytes {
-    match &batch.records {
-        Records::Ndjson(lines) => lines.line(index),
-        Records::Arrow(columns) => {
-            let mut writer = arrow_json::LineDelimitedWriter::new(Vec::new());
-            // Writing into memory fails only for a type that JSON has no form for; such a record has no text.
-            if writer.write(&columns.slice(index, 1)).and_then(|()| writer.finish()).is_err() {
-                return Bytes::new();
-            }
-            let mut line = writer.into_inner();
-            while line.last() == Some(&b'\n') {
-                line.pop();
-            }
-            line.into()
-        }
+fn to(batch: &Batch, takes: Encoding, schema: Option<&RecordSchema>) -> Result<Batch, RecordFaults> {
+    match (takes, schema) {
+        (Encoding::ArrowIpc, Some(schema)) => batch.to_arrow(schema),
+        _ => batch.to_ndjson(),
     }
+}
+
+/// Converts the runs between the records that cannot be converted.
+fn convert_batch(batch: &Batch, takes: Encoding, schema: Option<&RecordSchema>, into: &mut Vec<Piece>) {
+    let faults = match to(batch, takes, schema) {
+        Ok(converted) => return into.push(Piece::Good(converted)),
+        Err(RecordFaults(faults)) => faults,
+    };
+    let mut from = 0;
+    for (offset, fault) in faults {
+        let Some(at) = offset.checked_sub(batch.first_offset).and_then(|at| usize::try_from(at).ok()).filter(|at| (from..batch.len()).contains(at)) else {
+            continue;
+        };
+        convert_run(batch, from..at, takes, schema, into);
+        into.push(bad(batch, at, fault));
+        from = at + 1;
+    }
+    convert_run(batch, from..batch.len(), takes, schema, into);
+}
+
+/// Converts a run that should be free of faults; if it is not, the records go one by one.
+fn convert_run(batch: &Batch, run: std::ops::Range<usize>, takes: Encoding, schema: Option<&RecordSchema>, into: &mut Vec<Piece>) {
+    if run.is_empty() {
+        return;
+    }
+    match to(&batch.slice(run.clone()), takes, schema) {
+        Ok(converted) => into.push(Piece::Good(converted)),
+        Err(RecordFaults(mut faults)) if run.len() == 1 => {
+            let (_, fault) = faults.swap_remove(0);
+            into.push(bad(batch, run.start, fault));
+        }
+        Err(_) => run.for_each(|at| convert_run(batch, at..at + 1, takes, schema, into)),
+    }
+}
+
+fn bad(batch: &Batch, at: usize, fault: RecordFault) -> Piece {
+    let offset = batch.first_offset + at as u64;
+    let index = usize::try_from(offset).unwrap_or(usize::MAX);
+    Piece::Bad(RejectedRecord { offset, index, original: batch.original(at), fault })
 }

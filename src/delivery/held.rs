@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{Window, budget::Credit, encoding};
+use super::{Window, budget::Credit};
 use crate::record::{Batch, Offset, Piece, RecordFault, RejectedRecord};
 
 /// One run of what was received.
@@ -149,12 +149,8 @@ impl Retained {
                 Item::Good(part, bytes)
             })
         };
-        let bad = RejectedRecord {
-            offset,
-            index: usize::try_from(offset - origin).unwrap_or(usize::MAX),
-            original: encoding::text(&batch, index),
-            fault: fault.clone(),
-        };
+        let bad =
+            RejectedRecord { offset, index: usize::try_from(offset - origin).unwrap_or(usize::MAX), original: batch.original(index), fault: fault.clone() };
         let parts = [part(0..index), Some(Item::Bad(bad)), part(index + 1..batch.len())];
         self.items.remove(place);
         for (at, item) in (place..).zip(parts.into_iter().flatten()) {

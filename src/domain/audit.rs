@@ -208,8 +208,7 @@ impl State {
 impl Line {
     /// The line's JSON without its last brace.
     fn text(&self, number: u64, time: String) -> std::io::Result<String> {
-        let fields =
-            [&self.principal, &self.identity, &self.peer, &self.rpc, &self.call_id, &self.object, &self.rule, &self.outcome].map(|field| shown(field));
+        let fields = [&self.principal, &self.identity, &self.peer, &self.rpc, &self.call_id, &self.object, &self.rule, &self.outcome].map(|field| shown(field));
         let [principal, identity, peer, rpc, call_id, object, rule, outcome] = &fields;
         let written = Written {
             number,

@@ -325,7 +325,8 @@ impl Domain {
                 }
                 Some(_) if !request.or_replace => return Err(already_exists(ObjectType::Credential, &name)),
                 Some(old) => {
-                    let need = Need { object_type: ObjectType::Credential, permission: Permission::Admin, schema: Some(schema.uid), object: Some(old.head.uid) };
+                    let need =
+                        Need { object_type: ObjectType::Credential, permission: Permission::Admin, schema: Some(schema.uid), object: Some(old.head.uid) };
                     draft.permits.push(self.permit(cx, &need, &name).await?);
                     self.check_users_take(&mut draft, &old, credential_type).await?;
                     let row = self.put_credential(&mut draft, &checked, Some(&old), &name, &old.head.owner).await?;
@@ -402,7 +403,8 @@ impl Domain {
                 None => DroppedCredential { dropped: false },
                 Some(row) => {
                     row.head.check_etag(&request.etag, ObjectType::Credential)?;
-                    let users: Vec<String> = draft.users_of(row.head.uid).await?.into_iter().map(|place| format!("{} {}", place.object_type, place.name)).collect();
+                    let users: Vec<String> =
+                        draft.users_of(row.head.uid).await?.into_iter().map(|place| format!("{} {}", place.object_type, place.name)).collect();
                     if !users.is_empty() {
                         return Err(in_use(ObjectType::Credential, &name, &users, "give them another credential or drop them first"));
                     }
@@ -434,7 +436,8 @@ impl Domain {
     /// Names of what refers to an object.
     pub(super) async fn used_by(&self, uid: Uuid) -> Result<Vec<String>, Problem> {
         let rows = catalog::scan_all(&*self.0.store, catalog::USES, uid.as_bytes()).await?;
-        let mut names: Vec<String> = rows.iter().map(|(_, bytes)| catalog::decode::<Place>(catalog::USES, bytes).map(|place| place.name)).collect::<Result<_, _>>()?;
+        let mut names: Vec<String> =
+            rows.iter().map(|(_, bytes)| catalog::decode::<Place>(catalog::USES, bytes).map(|place| place.name)).collect::<Result<_, _>>()?;
         names.sort();
         Ok(names)
     }
@@ -502,7 +505,13 @@ impl Domain {
     }
 
     /// Checks that an object may move to `target`, and takes its old name away. Grants on the object go with it; those on the old schema do not reach it any more.
-    pub(super) async fn make_room<T: Object>(&self, cx: &OpContext, draft: &mut Draft<'_>, name: &QualifiedName, target: &QualifiedName) -> Result<(), Problem> {
+    pub(super) async fn make_room<T: Object>(
+        &self,
+        cx: &OpContext,
+        draft: &mut Draft<'_>,
+        name: &QualifiedName,
+        target: &QualifiedName,
+    ) -> Result<(), Problem> {
         let schema = self.schema_to_create_in(cx, draft, T::TYPE, target).await?;
         if draft.get::<T>(&name_key(target)).await?.is_some() {
             return Err(already_exists(T::TYPE, target));
@@ -547,7 +556,11 @@ impl Domain {
             Some(SecretSource::Inline(secret)) => {
                 match secret.expose_text().filter(|text| text.len() <= limits::SECRET_BYTES_MAX) {
                     Some(text) => bundle.secret = Some(text.to_owned()),
-                    None => faults.push(Problem::field("secret", Reason::InvalidField, format!("the secret is UTF-8 text of at most {} bytes", limits::SECRET_BYTES_MAX))),
+                    None => faults.push(Problem::field(
+                        "secret",
+                        Reason::InvalidField,
+                        format!("the secret is UTF-8 text of at most {} bytes", limits::SECRET_BYTES_MAX),
+                    )),
                 }
                 StoredSource::Sealed
             }
@@ -589,7 +602,14 @@ impl Domain {
         Ok(())
     }
 
-    async fn put_credential(&self, draft: &mut Draft<'_>, checked: &Checked, old: Option<&CredentialRow>, name: &QualifiedName, owner: &PrincipalName) -> Result<CredentialRow, Problem> {
+    async fn put_credential(
+        &self,
+        draft: &mut Draft<'_>,
+        checked: &Checked,
+        old: Option<&CredentialRow>,
+        name: &QualifiedName,
+        owner: &PrincipalName,
+    ) -> Result<CredentialRow, Problem> {
         let now = self.0.ambient.now();
         let head = self.next_head(old.map(|row| &row.head), name, owner);
         let before = match old {
@@ -612,8 +632,8 @@ impl Domain {
         };
         if let Some(old) = old {
             draft.delete(SECRETS, secret_key(old.head.uid, old.secret_version));
-            let users = self.sinks_that_use(draft, old.head.uid).await?;
-            draft.effects.extend(users.into_iter().map(|sink| Effect::Tell(Which::Sink(sink), Directive::Reconnect)));
+            let sinks = self.sinks_that_use(draft, old.head.uid).await?;
+            draft.effects.extend(sinks.into_iter().map(|sink| Effect::Tell(Which::Sink(sink), Directive::Reconnect)));
         } else {
             self.own(draft, owner, ObjectType::Credential, Target::Object(row.head.uid))?;
         }
@@ -667,7 +687,8 @@ impl Domain {
     fn unsealed(&self, sealed: Option<Sealed>, head: &Head, version: u64, kind: &str) -> Result<Bundle, Problem> {
         let Some(sealed) = sealed else { return Ok(Bundle::default()) };
         let secret = self.unseal(&head.name, head.uid, version, kind, &sealed)?;
-        serde_json::from_slice(secret.expose()).map_err(|_| Problem::new(Reason::StoreCorrupt, format!("what is sealed of {} cannot be read; set its secret again", head.name)))
+        serde_json::from_slice(secret.expose())
+            .map_err(|_| Problem::new(Reason::StoreCorrupt, format!("what is sealed of {} cannot be read; set its secret again", head.name)))
     }
 
     /// A credential with its secrets open, for the length of a connection.
@@ -717,8 +738,15 @@ impl Domain {
 const SEAL_KIND: &str = "credential";
 
 fn unresolved(credential: &QualifiedName, what: &str) -> Problem {
-    let message = format!("the secret of the credential {credential} is in {}, which cannot be read on this server now", if what == "file" { "a file" } else { "an environment variable" });
-    Problem::new(Reason::DestinationAuthFailed, message).with("credential", credential.to_string()).precondition("CREDENTIAL", credential, format!("its {what} must be readable and allowed"))
+    let message = format!(
+        "the secret of the credential {credential} is in {}, which cannot be read on this server now",
+        if what == "file" { "a file" } else { "an environment variable" }
+    );
+    Problem::new(Reason::DestinationAuthFailed, message).with("credential", credential.to_string()).precondition(
+        "CREDENTIAL",
+        credential,
+        format!("its {what} must be readable and allowed"),
+    )
 }
 
 /// Whether a file lies in one of `folders` once every link is followed. A file that is not there is in none.
@@ -749,7 +777,9 @@ pub(super) fn altered_options(
     for (index, key) in unset.iter().enumerate() {
         if updates.contains_key(key) {
             let message = format!("option {key:?} is both set and unset; leave one out");
-            faults.push(Problem::field(format!("unset[{index}]"), Reason::OptionConflict, message).with("option", key.clone()).with("conflicts_with", key.clone()));
+            faults.push(
+                Problem::field(format!("unset[{index}]"), Reason::OptionConflict, message).with("option", key.clone()).with("conflicts_with", key.clone()),
+            );
         }
         given.remove(key);
     }

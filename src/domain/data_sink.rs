@@ -307,7 +307,8 @@ impl Domain {
             let old = draft.get::<SinkRow>(&name_key(&name)).await?;
             match (old, &plan) {
                 (Some(row), _) if request.if_not_exists => {
-                    let need = Need { object_type: ObjectType::DataSink, permission: Permission::Connect, schema: Some(schema.uid), object: Some(row.head.uid) };
+                    let need =
+                        Need { object_type: ObjectType::DataSink, permission: Permission::Connect, schema: Some(schema.uid), object: Some(row.head.uid) };
                     self.permit(cx, &need, &name).await?;
                     CreatedDataSink { data_sink: self.sink_view(&row).await?, created: false }
                 }
@@ -317,7 +318,8 @@ impl Domain {
                 (old, Some(plan)) => {
                     let owner = match &old {
                         Some(old) => {
-                            let need = Need { object_type: ObjectType::DataSink, permission: Permission::Admin, schema: Some(schema.uid), object: Some(old.head.uid) };
+                            let need =
+                                Need { object_type: ObjectType::DataSink, permission: Permission::Admin, schema: Some(schema.uid), object: Some(old.head.uid) };
                             draft.permits.push(self.permit(cx, &need, &name).await?);
                             old.head.owner.clone()
                         }
@@ -375,7 +377,15 @@ impl Domain {
     }
 
     /// What an alter asks the sink to become.
-    async fn wanted(&self, cx: &OpContext, name: &QualifiedName, request: &AlterDataSink, old: &SinkRow, bundle: &Bundle, before: &str) -> Result<Wanted, Problem> {
+    async fn wanted(
+        &self,
+        cx: &OpContext,
+        name: &QualifiedName,
+        request: &AlterDataSink,
+        old: &SinkRow,
+        bundle: &Bundle,
+        before: &str,
+    ) -> Result<Wanted, Problem> {
         let mut faults = Vec::new();
         let mut updates = request.updates.clone();
         let destination = updates.remove("destination").unwrap_or_else(|| before.to_owned());
@@ -459,7 +469,8 @@ impl Domain {
         let probe = connector.probe(&connect, request.write_probe).await;
         let tested = SinkRow { last_check: Some(probe.clone()), ..row.clone() };
         let key = name_key(&name);
-        let note = crate::store::Transaction::new().expect(DATA_SINKS, key.clone(), Some(catalog::encode(&row)?)).put(DATA_SINKS, key, catalog::encode(&tested)?);
+        let note =
+            crate::store::Transaction::new().expect(DATA_SINKS, key.clone(), Some(catalog::encode(&row)?)).put(DATA_SINKS, key, catalog::encode(&tested)?);
         // A convenience for Show: that the sink changed meanwhile is no reason to withhold the answer.
         if let Err(error) = self.0.store.transact(note).await {
             tracing::debug!(%error, "the last check of a sink was not noted");
@@ -523,7 +534,14 @@ impl Domain {
     }
 
     /// A sink as asked for: configured, its credential and table found. With `ask`, the caller needs the right to use them now.
-    pub(super) async fn plan(&self, cx: &OpContext, name: &QualifiedName, destination: &str, given: BTreeMap<String, String>, ask: bool) -> Result<Plan, Problem> {
+    pub(super) async fn plan(
+        &self,
+        cx: &OpContext,
+        name: &QualifiedName,
+        destination: &str,
+        given: BTreeMap<String, String>,
+        ask: bool,
+    ) -> Result<Plan, Problem> {
         let default = self.default_schema(cx).await?;
         let Configured { kind, descriptor, options, connector } = self.configured(destination, &given, default.as_ref()).map_err(all_of)?;
         let destination = parse_destination(destination, default.as_ref())?;
@@ -569,12 +587,16 @@ impl Domain {
         Ok(())
     }
 
-    async fn same<T: Object>(&self, cx: &OpContext, draft: &mut Draft<'_>, seen: &Head, permission: Permission, by: &QualifiedName, ask: bool) -> Result<(), Problem> {
-        let row = if ask {
-            self.fetch_for_change::<T>(cx, draft, &seen.name, permission, true).await?
-        } else {
-            draft.get::<T>(&name_key(&seen.name)).await?
-        };
+    async fn same<T: Object>(
+        &self,
+        cx: &OpContext,
+        draft: &mut Draft<'_>,
+        seen: &Head,
+        permission: Permission,
+        by: &QualifiedName,
+        ask: bool,
+    ) -> Result<(), Problem> {
+        let row = if ask { self.fetch_for_change::<T>(cx, draft, &seen.name, permission, true).await? } else { draft.get::<T>(&name_key(&seen.name)).await? };
         match row {
             Some(row) if row.head().uid == seen.uid => Ok(()),
             _ => Err(referred_not_found::<T>(&seen.name, by)),
@@ -654,13 +676,21 @@ impl Domain {
         Ok(self.row::<SinkRow>(place.name.as_bytes()).await?.filter(|row| row.head.uid == uid))
     }
 
-    async fn put_sink(&self, draft: &mut Draft<'_>, plan: &Plan, old: Option<&SinkRow>, owner: &PrincipalName, check: Option<Probe>) -> Result<SinkRow, Problem> {
+    async fn put_sink(
+        &self,
+        draft: &mut Draft<'_>,
+        plan: &Plan,
+        old: Option<&SinkRow>,
+        owner: &PrincipalName,
+        check: Option<Probe>,
+    ) -> Result<SinkRow, Problem> {
         let head = self.next_head(old.map(|row| &row.head), &plan.name, owner);
         let (options, secret_options) = split_secrets(plan.specs, plan.given.clone());
         let full = plan.destination.secret().and_then(|secret| secret.expose_text()).map(str::to_owned);
         let bundle = Bundle { secret: full, options: secret_options };
         let (credential, table) = (plan.credential.as_ref().map(|row| row.head.uid), plan.table.as_ref().map(|row| row.head.uid));
-        let elsewhere = old.is_none_or(|old| old.destination != plan.destination.redacted() || old.kind != plan.kind || addresses(&old.options) != addresses(&options));
+        let elsewhere =
+            old.is_none_or(|old| old.destination != plan.destination.redacted() || old.kind != plan.kind || addresses(&old.options) != addresses(&options));
         let row = SinkRow {
             kind: plan.kind,
             destination: plan.destination.redacted().to_owned(),
@@ -773,9 +803,9 @@ fn parse_destination(text: &str, default: Option<&Name>) -> Result<Destination, 
 
 fn referred_not_found<T: Object>(used: &QualifiedName, by: &QualifiedName) -> Problem {
     let message = format!("the {} {used}, which the data sink {by} refers to, does not exist; create it first", T::TYPE);
-    Problem::new(T::NOT_FOUND, message)
-        .code(Code::FailedPrecondition)
-        .with("name", used.to_string())
-        .with("referred_by", by.to_string())
-        .precondition(if T::TYPE == ObjectType::Credential { "CREDENTIAL" } else { "TABLE" }, used, "it must exist")
+    Problem::new(T::NOT_FOUND, message).code(Code::FailedPrecondition).with("name", used.to_string()).with("referred_by", by.to_string()).precondition(
+        if T::TYPE == ObjectType::Credential { "CREDENTIAL" } else { "TABLE" },
+        used,
+        "it must exist",
+    )
 }

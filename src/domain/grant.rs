@@ -311,7 +311,14 @@ impl Domain {
     }
 
     /// What a grant is on. What is looked up becomes a condition of the change.
-    async fn resolve_object(&self, cx: &OpContext, draft: &mut Draft<'_>, object_type: ObjectType, permission: Permission, object: &str) -> Result<Resolved, Problem> {
+    async fn resolve_object(
+        &self,
+        cx: &OpContext,
+        draft: &mut Draft<'_>,
+        object_type: ObjectType,
+        permission: Permission,
+        object: &str,
+    ) -> Result<Resolved, Problem> {
         let resolved = |target, schema, object_uid, object: String, missing| Resolved {
             key_type: object_type,
             permission,
@@ -380,7 +387,8 @@ impl Domain {
             let rests = self.with_rights(|rights| {
                 let mut without = rights.clone();
                 without.grants.remove(key);
-                decide_grant(rights, &key.principal, &need, &other.principal).allowed() && !decide_grant(&without, &key.principal, &need, &other.principal).allowed()
+                decide_grant(rights, &key.principal, &need, &other.principal).allowed()
+                    && !decide_grant(&without, &key.principal, &need, &other.principal).allowed()
             });
             if rests {
                 let shown = self.views(vec![Because { key: other, facts, role: None }]).await?;
@@ -489,11 +497,9 @@ fn select(rights: &Rights, request: &ShowPermission, of: Option<&PrincipalName>,
     };
     let concerns = |because: &Because| match on {
         None => request.object_type.is_none_or(|wanted| wanted == because.key.object_type),
-        Some(on) if request.include_inherited => on
-            .key_type
-            .permissions()
-            .iter()
-            .any(|permission| super::access::allows(&because.key, &on.need.with(*permission))),
+        Some(on) if request.include_inherited => {
+            on.key_type.permissions().iter().any(|permission| super::access::allows(&because.key, &on.need.with(*permission)))
+        }
         Some(on) => because.key.object_type == on.key_type && because.key.target == on.target,
     };
     found.into_iter().filter(|because| concerns(because) && request.permission.is_none_or(|wanted| wanted == because.key.permission)).collect()

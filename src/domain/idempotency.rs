@@ -56,8 +56,7 @@ impl Ticket {
     /// Puts the answer beside the change it belongs to.
     pub(super) fn keep<A: Serialize>(&self, domain: &Domain, draft: &mut Draft<'_>, answer: &A) -> Result<(), Problem> {
         let Some(key) = &self.key else { return Ok(()) };
-        let answer =
-            serde_json::to_value(answer).map_err(|fault| Problem::new(Reason::Internal, format!("an answer cannot be kept: {fault}")))?;
+        let answer = serde_json::to_value(answer).map_err(|fault| Problem::new(Reason::Internal, format!("an answer cannot be kept: {fault}")))?;
         draft.put(key.clone(), &Kept { digest: self.digest, answered: domain.0.ambient.now(), answer })
     }
 
@@ -78,9 +77,8 @@ impl Domain {
         if request_id.is_empty() {
             return Ok(Ticket { key: None, id: String::new(), digest: [0; 32] });
         }
-        let id = Uuid::parse_str(request_id).map_err(|_| {
-            Problem::field("request_id", Reason::InvalidField, "request_id must be a UUID, such as 6f0c3a1e-0d2b-4c0e-9a53-0d0f6f3e7b11")
-        })?;
+        let id = Uuid::parse_str(request_id)
+            .map_err(|_| Problem::field("request_id", Reason::InvalidField, "request_id must be a UUID, such as 6f0c3a1e-0d2b-4c0e-9a53-0d0f6f3e7b11"))?;
         let text = serde_json::to_vec(request).map_err(|fault| Problem::new(Reason::Internal, format!("a request cannot be hashed: {fault}")))?;
         // The request may carry secret options.
         let text = Zeroizing::new(text);

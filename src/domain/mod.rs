@@ -40,8 +40,11 @@ use self::{
 };
 use crate::{
     clock::{Ambient, Timestamp},
-    connectors::{Kinds, egress::Egress, options::{ConfigFault, ConfigFaultKind}},
-    delivery::{Directive, Which},
+    connectors::{
+        Kinds,
+        egress::Egress,
+        options::{ConfigFault, ConfigFaultKind},
+    },
     name::{Name, NameError, PrincipalName, QualifiedName},
     problem::{Problem, Reason},
     secret::Secret,
@@ -251,7 +254,8 @@ macro_rules! change {
 pub(crate) use change;
 
 fn busy() -> Problem {
-    Problem::new(Reason::StoreUnavailable, "the catalogue changes too fast for this change to be made; try again").retry_after(std::time::Duration::from_secs(1))
+    Problem::new(Reason::StoreUnavailable, "the catalogue changes too fast for this change to be made; try again")
+        .retry_after(std::time::Duration::from_secs(1))
 }
 
 impl Domain {
@@ -299,10 +303,7 @@ impl Domain {
         for _ in 0..ATTEMPTS {
             let mut draft = self.draft().await?;
             if draft.get::<SchemaRow>(default.as_str().as_bytes()).await?.is_none() && draft.get::<PrincipalRow>(admin.as_str().as_bytes()).await?.is_none() {
-                draft.put(
-                    default.as_str().into(),
-                    &SchemaRow { name: default.clone(), uid: self.0.ambient.ids.uuid(), owner: admin.clone(), created: now },
-                )?;
+                draft.put(default.as_str().into(), &SchemaRow { name: default.clone(), uid: self.0.ambient.ids.uuid(), owner: admin.clone(), created: now })?;
             }
             for (name, kind) in [(&admin, PrincipalKind::User), (&public, PrincipalKind::Role)] {
                 if draft.get::<PrincipalRow>(name.as_str().as_bytes()).await?.is_none() {
@@ -538,7 +539,8 @@ async fn found(store: &SharedStore, vault: &Vault, ambient: &Ambient) -> Result<
 }
 
 fn change_line(cx: &OpContext, permits: &[Permit]) -> Line {
-    let rule: Vec<String> = permits.iter().map(|permit| format!("{} on {} {}: {}", permit.permission, permit.object_type, permit.object, permit.rule)).collect();
+    let rule: Vec<String> =
+        permits.iter().map(|permit| format!("{} on {} {}: {}", permit.permission, permit.object_type, permit.object, permit.rule)).collect();
     let (object_type, object) = permits.first().map_or(("system", String::new()), |permit| (permit.object_type.as_str(), permit.object.clone()));
     Line { object_type, object, decision: "allow", rule: rule.join("; "), outcome: "done".to_owned(), ..Line::of(cx) }
 }
@@ -563,7 +565,9 @@ fn denied(principal: &PrincipalName, need: &Need, object: &(dyn fmt::Display + S
 }
 
 fn not_found<T: Object>(name: &QualifiedName) -> Problem {
-    Problem::new(T::NOT_FOUND, format!("there is no {} {name}; Show lists those you may see", T::TYPE)).with("name", name.to_string()).resource(T::TYPE.as_str(), name)
+    Problem::new(T::NOT_FOUND, format!("there is no {} {name}; Show lists those you may see", T::TYPE))
+        .with("name", name.to_string())
+        .resource(T::TYPE.as_str(), name)
 }
 
 fn schema_not_found(name: &Name) -> Problem {
@@ -606,8 +610,7 @@ fn config_problem(fault: ConfigFault) -> Problem {
 }
 
 fn config_problems(faults: Vec<ConfigFault>) -> Problem {
-    Problem::all(faults.into_iter().map(config_problem))
-        .unwrap_or_else(|| Problem::new(Reason::Internal, "a configuration was refused without a reason"))
+    Problem::all(faults.into_iter().map(config_problem)).unwrap_or_else(|| Problem::new(Reason::Internal, "a configuration was refused without a reason"))
 }
 
 /// A part that the query engine brings.

@@ -91,9 +91,7 @@ impl Passwords {
         };
         let argon = self.argon();
         let password = Secret::new(password.expose().to_vec());
-        let right = self
-            .slowly(move || PasswordHash::new(&against).is_ok_and(|hash| argon.verify_password(password.expose(), &hash).is_ok()))
-            .await?;
+        let right = self.slowly(move || PasswordHash::new(&against).is_ok_and(|hash| argon.verify_password(password.expose(), &hash).is_ok())).await?;
         let right = right && stored.is_some();
         if right {
             self.remembered.insert(proof, ());

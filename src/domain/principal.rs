@@ -184,18 +184,7 @@ impl Row for PrincipalRow {
 
 impl PrincipalRow {
     pub(super) fn new(name: PrincipalName, kind: PrincipalKind, uid: Uuid, default_schema: Option<Name>, created: Timestamp) -> Self {
-        Self {
-            name,
-            uid,
-            kind,
-            identities: BTreeSet::new(),
-            roles: BTreeSet::new(),
-            default_schema,
-            password: None,
-            disabled: false,
-            generation: 1,
-            created,
-        }
+        Self { name, uid, kind, identities: BTreeSet::new(), roles: BTreeSet::new(), default_schema, password: None, disabled: false, generation: 1, created }
     }
 
     pub(super) fn standing(&self) -> Standing {
@@ -246,9 +235,7 @@ pub(super) fn parse_principal(field: &str, text: &str) -> Result<PrincipalName, 
 }
 
 pub(super) fn principal_not_found(name: &PrincipalName) -> Problem {
-    Problem::new(Reason::PrincipalNotFound, format!("there is no user or role {name}; create it first"))
-        .with("name", name.as_str())
-        .resource("principal", name)
+    Problem::new(Reason::PrincipalNotFound, format!("there is no user or role {name}; create it first")).with("name", name.as_str()).resource("principal", name)
 }
 
 fn role_not_found(name: &PrincipalName) -> Problem {
@@ -537,7 +524,8 @@ impl Domain {
     pub async fn show_principal(&self, cx: &OpContext, request: ShowPrincipal) -> Result<ShownPrincipals, Problem> {
         self.refresh_rights().await?;
         let caller = &cx.caller.principal;
-        let (all, own) = self.with_rights(|rights| (super::access::decide(rights, caller, &Need::system(Permission::UserAdmin)).allowed(), rights.roles_of(caller)));
+        let (all, own) =
+            self.with_rights(|rights| (super::access::decide(rights, caller, &Need::system(Permission::UserAdmin)).allowed(), rights.roles_of(caller)));
         if !request.name.is_empty() && !request.name.contains('*') {
             let name = parse_principal("name", &request.name)?;
             if !all && !own.contains_key(&name) {
@@ -607,7 +595,12 @@ impl Domain {
     async fn permit_over(&self, cx: &OpContext, name: &PrincipalName, own_is_fine: bool) -> Result<super::catalog::Permit, Problem> {
         let enabled = self.with_rights(|rights| !rights.roles_of(&cx.caller.principal).is_empty());
         if own_is_fine && enabled && cx.caller.principal == *name {
-            return Ok(super::catalog::Permit { object_type: ObjectType::System, object: name.to_string(), permission: Permission::UserAdmin, rule: "own".to_owned() });
+            return Ok(super::catalog::Permit {
+                object_type: ObjectType::System,
+                object: name.to_string(),
+                permission: Permission::UserAdmin,
+                rule: "own".to_owned(),
+            });
         }
         let need = self.with_rights(|rights| need_over(rights, name));
         self.permit(cx, &need, name).await
@@ -659,7 +652,10 @@ async fn add_identities(draft: &mut Draft<'_>, row: &mut PrincipalRow, identitie
         match draft.bytes(IDENTITIES, &identity_key(identity)).await? {
             Some(bytes) if catalog::decode::<PrincipalName>(IDENTITIES, &bytes)? != row.name => {
                 let message = format!("the identity {identity:?} proves another user already; take it from that one first");
-                return Err(Problem::new(Reason::AlreadyExists, message).with("name", identity.clone()).with("object_type", "identity").resource("identity", identity));
+                return Err(Problem::new(Reason::AlreadyExists, message)
+                    .with("name", identity.clone())
+                    .with("object_type", "identity")
+                    .resource("identity", identity));
             }
             _ => {
                 draft.put_bytes(IDENTITIES, identity_key(identity), catalog::encode(&row.name)?);

@@ -267,11 +267,17 @@ impl From<KeptOnce> for PushedOnce {
             offset: error.offset,
             index: error.index,
             fault: RecordFault {
-                kind: [RecordFaultKind::Unparsable, RecordFaultKind::Invalid].into_iter().find(|kind| *kind as u8 == error.kind).unwrap_or(RecordFaultKind::TooLarge),
+                kind: [RecordFaultKind::Unparsable, RecordFaultKind::Invalid]
+                    .into_iter()
+                    .find(|kind| *kind as u8 == error.kind)
+                    .unwrap_or(RecordFaultKind::TooLarge),
                 message: error.message,
                 column: error.column,
             },
-            disposition: [Disposition::Stopped, Disposition::Skipped].into_iter().find(|word| *word as u8 == error.disposition).unwrap_or(Disposition::DeadLettered),
+            disposition: [Disposition::Stopped, Disposition::Skipped]
+                .into_iter()
+                .find(|word| *word as u8 == error.disposition)
+                .unwrap_or(Disposition::DeadLettered),
         });
         Self {
             next_offset: kept.next_offset,
@@ -462,7 +468,8 @@ impl fmt::Debug for TableConnections {
 #[async_trait]
 impl Connections for TableConnections {
     async fn connect(&self) -> Result<(Arc<dyn Connector>, ConnectContext), ConnectorError> {
-        let configured = self.domain.configured(&format!("table://{}", self.table), &BTreeMap::new(), None).map_err(|faults| connector_error(&all_of(faults)))?;
+        let configured =
+            self.domain.configured(&format!("table://{}", self.table), &BTreeMap::new(), None).map_err(|faults| connector_error(&all_of(faults)))?;
         let connect = ConnectContext {
             sink: self.table.clone(),
             credential: None,
@@ -505,7 +512,8 @@ impl Domain {
         let configured = self.stored(&row).await?;
         let order = self.order(cx, &row, configured, stream, source, &request, ephemeral)?;
         self.check_writer(cx, &row, &order).await?;
-        let dead_letters = if order.policy == RecordErrorPolicy::DeadLetter { Some(Box::new(self.dead_letters(cx, &row, &request, &order).await?)) } else { None };
+        let dead_letters =
+            if order.policy == RecordErrorPolicy::DeadLetter { Some(Box::new(self.dead_letters(cx, &row, &request, &order).await?)) } else { None };
         self.remember_token(cx, &order.stream);
         Ok(OpenOrder { dead_letters, ..order })
     }
@@ -577,8 +585,10 @@ impl Domain {
         let schema = self.schema_uid(&row.head.name.schema).await?;
         let need = Need { object_type: ObjectType::DataSink, permission: Permission::Admin, schema, object: Some(row.head.uid) };
         self.permit(cx, &need, &row.head.name).await.map(drop).map_err(|mut problem| {
-            problem.message =
-                format!("the stream {} of data sink {} was begun by another principal; use another name, or ask for admin on the sink", order.stream.name, row.head.name);
+            problem.message = format!(
+                "the stream {} of data sink {} was begun by another principal; use another name, or ask for admin on the sink",
+                order.stream.name, row.head.name
+            );
             problem
         })
     }
@@ -588,7 +598,9 @@ impl Domain {
         let text = match (request.dead_letter_sink.as_str(), order.options.text("dead_letter_sink")) {
             ("", None) => {
                 let message = "the policy DEAD_LETTER needs a dead_letter_sink, in the open frame or as an option of the sink";
-                return Err(Problem::field("dead_letter_sink", Reason::MissingOption, message).with("option", "dead_letter_sink").with("kind", row.kind.as_str()));
+                return Err(Problem::field("dead_letter_sink", Reason::MissingOption, message)
+                    .with("option", "dead_letter_sink")
+                    .with("kind", row.kind.as_str()));
             }
             ("", Some(option)) => option,
             (given, _) => given,

@@ -196,10 +196,16 @@ impl Domain {
             let problem = Problem::new(Reason::SchemaNotEmpty, message).with("name", row.name.as_str()).with("count", names.len().to_string());
             return Err(with_users(problem, &names));
         }
-        let used = contents.credentials.iter().map(|row| (ObjectType::Credential, &row.head)).chain(contents.tables.iter().map(|row| (ObjectType::Table, &row.head)));
+        let used =
+            contents.credentials.iter().map(|row| (ObjectType::Credential, &row.head)).chain(contents.tables.iter().map(|row| (ObjectType::Table, &row.head)));
         for (object_type, head) in used {
-            let outside: Vec<String> =
-                draft.users_of(head.uid).await?.into_iter().filter(|place| !contents.holds(place)).map(|place| format!("{} {}", place.object_type, place.name)).collect();
+            let outside: Vec<String> = draft
+                .users_of(head.uid)
+                .await?
+                .into_iter()
+                .filter(|place| !contents.holds(place))
+                .map(|place| format!("{} {}", place.object_type, place.name))
+                .collect();
             if !outside.is_empty() {
                 return Err(in_use(object_type, &head.name, &outside, "they are in other schemas: drop or alter them first"));
             }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::delivery::{Directive, LiveSession, Which};
+use crate::delivery::{Delivery, Directive, LiveSession, Which};
 
 /// What the catalogue asks of open sessions; the engine of Push answers.
 pub trait Sessions: Send + Sync + fmt::Debug {
@@ -11,4 +11,14 @@ pub trait Sessions: Send + Sync + fmt::Debug {
 
     /// Every open session as it is now.
     fn live(&self) -> Vec<LiveSession>;
+}
+
+impl Sessions for Delivery {
+    fn direct(&self, which: &Which, directive: Directive) -> usize {
+        Self::direct(self, which, directive)
+    }
+
+    fn live(&self) -> Vec<LiveSession> {
+        Self::live(self)
+    }
 }

@@ -13,7 +13,7 @@ use super::{
     Domain, OpContext,
     access::{Need, ObjectType, Permission, Target},
     already_exists,
-    catalog::{self, Draft, Effect, Head, Object, PLACES, Place, Row, TABLES, name_key, store_problem},
+    catalog::{self, Draft, Effect, Head, Object, Place, Row, TABLES, name_key, store_problem},
     change, comes_with_queries,
     credential::all_of,
     in_use,
@@ -31,7 +31,7 @@ use crate::{
     store::{
         self, SharedStore,
         row::{self, check_row},
-        rows::{Rows, RowsError, Scan, StreamMark, Written},
+        rows::{RowsError, Scan, StreamMark, Written},
     },
 };
 
@@ -360,7 +360,8 @@ impl Domain {
                 None => DroppedTable { dropped: false },
                 Some(row) => {
                     row.head.check_etag(&request.etag, ObjectType::Table)?;
-                    let users: Vec<String> = draft.users_of(row.head.uid).await?.into_iter().map(|place| format!("{} {}", place.object_type, place.name)).collect();
+                    let users: Vec<String> =
+                        draft.users_of(row.head.uid).await?.into_iter().map(|place| format!("{} {}", place.object_type, place.name)).collect();
                     if !users.is_empty() {
                         return Err(in_use(ObjectType::Table, &name, &users, "drop them or give them another destination first"));
                     }
@@ -410,8 +411,8 @@ impl Domain {
         if request.on_conflict == OnConflict::Update {
             self.fetch::<TableRow>(cx, &name, Permission::Update).await?;
         }
-        let stated_count = u64::try_from(request.record_count)
-            .map_err(|_| Problem::field("batch.record_count", Reason::InvalidField, "record_count must not be negative"))?;
+        let stated_count =
+            u64::try_from(request.record_count).map_err(|_| Problem::field("batch.record_count", Reason::InvalidField, "record_count must not be negative"))?;
         let digest = payload_digest(&request.payload);
         let ticket = self.ticket(cx, &request.request_id, &("insert", name.to_string(), request.on_conflict, stated_count, digest), &[])?;
         if let Some(answer) = ticket.replay(self, &mut self.draft().await?).await? {
@@ -616,11 +617,17 @@ fn rows_problem(fault: RowsError, table: &QualifiedName) -> Problem {
     match fault {
         RowsError::Duplicate(index) => {
             let message = format!("row {index} has a primary key that is in the table {table} already; nothing was inserted: set on_conflict, or leave it out");
-            Problem::new(Reason::AlreadyExists, message).with("name", table.to_string()).with("object_type", "row").with("index", index.to_string()).resource("row", index)
+            Problem::new(Reason::AlreadyExists, message)
+                .with("name", table.to_string())
+                .with("object_type", "row")
+                .with("index", index.to_string())
+                .resource("row", index)
         }
-        RowsError::Full(limit) => Problem::new(Reason::QuotaExceeded, format!("the table {table} would grow beyond {limit} bytes; drop it or raise the server's limit"))
-            .with("limit", limit.to_string())
-            .with("window", "table"),
+        RowsError::Full(limit) => {
+            Problem::new(Reason::QuotaExceeded, format!("the table {table} would grow beyond {limit} bytes; drop it or raise the server's limit"))
+                .with("limit", limit.to_string())
+                .with("window", "table")
+        }
         RowsError::Busy | RowsError::Fenced(_) => super::busy(),
         RowsError::Store(error) => store_problem(error),
     }

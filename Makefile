@@ -1,0 +1,26 @@
+# The two commands of a newcomer are `make run` and `make test`; each installs what it misses and says what it does.
+
+SHELL := /bin/bash
+TOOLS := . tests/tools
+
+.PHONY: help run test bench lint proto
+.DEFAULT_GOAL := help
+
+help: ## Show the targets.
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
+
+run: ## Build the service, push a generated stream through it, and stay up for grpcurl (DEMO_SECONDS=0: end after the demonstration).
+	@$(TOOLS) && need_cargo && need_compiler && echo "building datasink (the first time takes many minutes) into $$CARGO_TARGET_DIR" && \
+	exec cargo run --locked --release -- demo $(DEMO_ARGS)
+
+test: ## Run every test; `make test ARGS="--quick"` or `make test ARGS="unit walk"` for a part.
+	@tests/run $(ARGS)
+
+bench: ## Measure what docs/benchmarks.md promises.
+	@$(TOOLS) && need_cargo && need_compiler && exec cargo bench --locked $(ARGS)
+
+lint: ## Format check, clippy, licences, and the interface definition.
+	@tests/run format clippy deny proto
+
+proto: ## Format the interface definition and lint it.
+	@tests/lint/proto --fix
