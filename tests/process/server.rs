@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -170,29 +170,32 @@ impl<'p> Run<'p> {
 
     /// Runs until it says where it listens.
     pub async fn start(self) -> Server {
-        let listens = self.command.get_args().any(|argument| argument == "--listen");
-        let run = if listens { self } else { self.args(&["--listen", "127.0.0.1:0"]) };
-        run.start_as_is().await
+        self.unless_said("--listen", "127.0.0.1:0").start_as_is().await
+    }
+
+    /// Adds a flag that the test did not set itself.
+    fn unless_said(self, flag: &str, value: &str) -> Self {
+        let said = self.command.get_args().any(|argument| argument == flag);
+        if said { self } else { self.args(&[flag, value]) }
     }
 
     /// As [`Self::start`], without an address of ours: where a file or the environment says it.
     pub async fn start_as_is(self) -> Server {
-        let metrics = free_port();
-        let process = self.args(&["--metrics-listen", &metrics.to_string()]).spawn();
-        Server::ready(process, metrics).await
+        // Meshes need the delay, tests only wait for it.
+        let run = self.unless_said("--drain-delay", "200ms").unless_said("--metrics-listen", "127.0.0.1:0");
+        Server::ready(run.spawn()).await.unwrap_or_else(|ended| panic!("the server did not start ({}): {}", ended.status, tail(&ended.stderr)))
+    }
+
+    /// Runs a server that starts or says why not.
+    pub async fn attempt(self) -> Result<Server, Ended> {
+        let run = self.unless_said("--listen", "127.0.0.1:0").unless_said("--drain-delay", "200ms").unless_said("--metrics-listen", "127.0.0.1:0");
+        Server::ready(run.spawn()).await
     }
 
     /// Runs a server that must refuse to start.
     pub async fn start_refused(self) -> Ended {
-        let listens = self.command.get_args().any(|argument| argument == "--listen");
-        let run = if listens { self } else { self.args(&["--listen", "127.0.0.1:0"]) };
-        run.end().await
+        self.unless_said("--listen", "127.0.0.1:0").end().await
     }
-}
-
-/// A port that was free a moment ago.
-pub fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
 }
 
 /// A running program. Killed when dropped.
@@ -270,25 +273,24 @@ pub struct Server {
     pub process: Process,
     /// The one line it prints when it is ready.
     pub line: serde_json::Value,
-    metrics: SocketAddr,
 }
 
 impl Server {
-    async fn ready(mut process: Process, metrics: SocketAddr) -> Self {
+    async fn ready(mut process: Process) -> Result<Self, Ended> {
         let until = Instant::now() + PATIENCE;
         let line = loop {
             let said = process.stdout();
             if let Some((line, _)) = said.split_once('\n') {
                 break line.to_owned();
             }
-            if let Some(status) = process.ended() {
-                panic!("the server did not start ({status}): {}", tail(&process.stderr()));
+            if process.ended().is_some() {
+                return Err(process.end().await);
             }
             assert!(Instant::now() < until, "the server is not ready after {PATIENCE:?}: {}", tail(&process.stderr()));
             tokio::time::sleep(Duration::from_millis(10)).await;
         };
         let line = serde_json::from_str(&line).unwrap_or_else(|fault| panic!("the ready line is JSON ({fault}): {line}"));
-        Self { process, line, metrics }
+        Ok(Self { process, line })
     }
 
     /// `HOST:PORT` or `unix:PATH`.
@@ -332,7 +334,7 @@ impl Server {
     }
 
     pub fn metrics(&self) -> String {
-        http_get(self.metrics, "/metrics")
+        http_get(self.line["metrics"].as_str().and_then(|text| text.parse().ok()).expect("the ready line says where"), "/metrics")
     }
 
     pub fn terminate(&self) {

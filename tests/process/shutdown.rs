@@ -45,7 +45,8 @@ async fn drained(stream: &mut Stream) -> (bool, i64) {
 #[tokio::test]
 async fn sigterm_drains_idle_and_busy_sessions_and_the_next_server_goes_on() {
     let place = Place::new();
-    let mut server = place.start().await;
+    // With every default: what an operator gets.
+    let mut server = place.serve().args(&["--drain-delay", "5s"]).start().await;
     let admin = server.admin().await;
     admin.local_sink("default.t").await;
 
@@ -182,7 +183,7 @@ async fn a_data_directory_has_one_server() {
     let place = Place::new();
     let server = place.start().await;
     let second = place.serve().patience(PATIENCE).start_refused().await;
-    second.refused(75, &["data", "in use"]);
+    second.refused(74, &["data", "another process"]);
     assert_eq!(second.stdout, "", "a server that is not ready says so nowhere");
     server.admin().await.local_sink("default.t").await;
     server.stop().await;
@@ -194,6 +195,6 @@ async fn a_port_that_is_taken_is_named() {
     let (place, other) = (Place::new(), Place::new());
     let server = place.start().await;
     let refused = other.serve().args(&["--listen", server.address()]).start_refused().await;
-    refused.refused(64, &[server.address()]);
+    refused.refused(69, &[server.address()]);
     server.stop().await;
 }

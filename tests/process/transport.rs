@@ -62,7 +62,7 @@ impl Authority {
 
 fn with_certificate<'p>(place: &'p Place, signed: &Signed) -> Run<'p> {
     let (certificate, key) = (place.file("tls.crt", &signed.certificate), place.file("tls.key", &signed.key));
-    place.serve().arg("--tls-cert").arg(certificate).arg("--tls-key").arg(key)
+    place.serve().arg("--tls-certificate").arg(certificate).arg("--tls-key").arg(key)
 }
 
 /// Connects over TLS, or says why not: a client learns of a refused certificate only with its first call.
@@ -246,7 +246,7 @@ async fn files_of_tls_that_do_not_fit_are_named() {
     let mixed = Signed { certificate: one.certificate, key: other.key };
     with_certificate(&place, &mixed).start_refused().await.refused(64, &["tls.key"]);
     let half = place.file("tls.crt", authority.server().certificate);
-    place.serve().arg("--tls-cert").arg(half).start_refused().await.refused(64, &["tls"]);
+    place.serve().arg("--tls-certificate").arg(half).start_refused().await.refused(64, &["tls"]);
 }
 
 #[tokio::test]
