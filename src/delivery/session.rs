@@ -48,7 +48,7 @@ use crate::{
 /// Frames that may wait for a session; their records are paid for by credit.
 pub(super) const INBOX_MESSAGES: usize = 16;
 /// How long the rest of an interrupted unit is waited for before it is cut shorter than it was.
-const PLANNED_END_PATIENCE: Duration = Duration::from_secs(5);
+const PLANNED_END_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a writer may take to clean up when a session ends early.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -415,7 +415,7 @@ impl Task {
             wait: self.order.linger.max(policy.age_max),
             force_before: self.books.flush_before(),
             pressed: self.pressed || self.reconnect || self.ending.is_some(),
-            last: self.ending.is_some(),
+            last: matches!(self.ending, Some(Ending::HalfClosed | Ending::Finish(_))),
             hard_end: self.hard_end(unit),
             planned_end: self.planned_end,
             patience: PLANNED_END_PATIENCE,
@@ -520,7 +520,8 @@ impl Task {
         match &self.ending {
             Some(Ending::Stopped(record)) if self.books.mark.next >= record.offset => Err(Stop::Record(record.clone())),
             Some(Ending::HalfClosed) if all => Ok(Some(self.ended(EndReason::HalfClosed))),
-            Some(Ending::Drained) if all => Ok(Some(self.ended(EndReason::Drained))),
+            // The rest of an interrupted unit comes with the next session: cut shorter, it would go under a name that stands for more.
+            Some(Ending::Drained) if all || self.planned_end.is_some_and(|end| end > self.held.next()) => Ok(Some(self.ended(EndReason::Drained))),
             Some(Ending::Finish(Finish::Commit)) if all && self.line.commits() == 0 && self.line.is_free() => {
                 self.stirred = Instant::now();
                 self.line.finish(Finish::Commit, Mark { finished: true, ..self.books.mark });

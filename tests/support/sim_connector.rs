@@ -22,7 +22,7 @@ use datasink::{
         },
         credential::CredentialType,
         destination::Destination,
-        egress::Egress,
+        egress::{Egress, EgressPolicy},
         error::{ConnectorError, ConnectorErrorKind, Retry},
         options::{ConfigFault, Options},
     },
@@ -331,7 +331,7 @@ impl State {
 
     fn apply(&mut self, unit: &Unit) -> Result<Outcome, ConnectorError> {
         self.committed += 1;
-        if self.lies.loses_every > 0 && self.committed % self.lies.loses_every == 0 {
+        if self.lies.loses_every > 0 && self.committed.is_multiple_of(self.lies.loses_every) {
             return Ok(outcome(unit));
         }
         self.log.push(format!("commit {}..{} of epoch {}", unit.at, unit.mark.next, unit.epoch));
@@ -479,7 +479,7 @@ impl Connector for SimConnector {
         let mut state = self.0.state();
         let (epoch, mark) = state.open(stream, epoch);
         let at = if let FoundMark::At(mark) = mark { mark.next } else { terms.kept_next };
-        let writer = SimWriter { target: self.0.clone(), stream: stream.clone(), epoch, mode: terms.commit_mode, at, unit: Vec::new(), taken: 0 };
+        let writer = SimWriter { target: self.0.clone(), stream: stream.clone(), epoch, mode: terms.commit_mode, at, unit: Vec::new(), taken: 0, whole: Arc::new(tokio::sync::Mutex::new(true)) };
         let guarantee = if state.family == Family::Receiver { Guarantee::Idempotent } else { Guarantee::ExactlyOnce };
         Ok(Opened {
             writer: Box::new(writer),
@@ -515,6 +515,8 @@ struct SimWriter {
     at: Offset,
     unit: Vec<(Offset, Bytes)>,
     taken: u64,
+    /// Whether every commit so far was taken; commits take effect one after the other.
+    whole: Arc<tokio::sync::Mutex<bool>>,
 }
 
 /// A commit request: if nobody waits for the answer any more it may arrive late, or never.
@@ -534,6 +536,36 @@ impl Drop for InFlight {
             state.in_the_wire.push((wait, unit));
         }
     }
+}
+
+/// One commit request and its answer.
+async fn commit(target: &Arc<SimTarget>, unit: Unit) -> Result<Outcome, ConnectorError> {
+    let mut in_flight = InFlight { target: target.clone(), unit: Some(unit.clone()) };
+    let fault = {
+        let mut state = target.state();
+        state.tick();
+        state.fault(|state| &mut state.commits, true)
+    };
+    let reply_lost = matches!(fault, Some(Fault::ReplyLost));
+    match fault {
+        Some(fault) => suffer(fault).await.inspect_err(|error| {
+            // An error that leaves the outcome open may be followed by the effect.
+            if error.kind != ConnectorErrorKind::Unknown {
+                in_flight.unit = None;
+            }
+        })?,
+        // A commit takes a moment, in which anything may happen.
+        None => tokio::time::sleep(Duration::from_millis(1)).await,
+    }
+    in_flight.unit = None;
+    if let Some(error) = target.refusal(&unit.records, REFUSED_AT_COMMIT) {
+        return Err(error);
+    }
+    if let Some(error) = target.refusal(&unit.records, REFUSED_SILENTLY) {
+        return Err(ConnectorError { records: Vec::new(), ..error });
+    }
+    let result = target.state().apply(&unit);
+    if reply_lost { Err(ConnectorError::new(ConnectorErrorKind::Unknown, "the reply was lost")) } else { result }
 }
 
 /// A record says by its own text how the target refuses it.
@@ -593,34 +625,15 @@ impl SinkWriter for SimWriter {
         let records = std::mem::take(&mut self.unit);
         let unit = Unit { stream: self.stream.clone(), epoch: self.epoch, at: self.at, records, mark, mode: self.mode };
         self.at = mark.next;
-        let target = self.target.clone();
+        let (target, whole) = (self.target.clone(), self.whole.clone());
         Box::pin(async move {
-            let mut in_flight = InFlight { target: target.clone(), unit: Some(unit.clone()) };
-            let fault = {
-                let mut state = target.state();
-                state.tick();
-                state.fault(|state| &mut state.commits, true)
-            };
-            let reply_lost = matches!(fault, Some(Fault::ReplyLost));
-            match fault {
-                Some(fault) => suffer(fault).await.inspect_err(|error| {
-                    // An error that leaves the outcome open may be followed by the effect.
-                    if error.kind != ConnectorErrorKind::Unknown {
-                        in_flight.unit = None;
-                    }
-                })?,
-                // A commit takes a moment, in which anything may happen.
-                None => tokio::time::sleep(Duration::from_millis(1)).await,
+            let mut whole = whole.lock().await;
+            if !*whole {
+                return Err(ConnectorError::new(ConnectorErrorKind::Unknown, "a unit ahead of this one failed"));
             }
-            in_flight.unit = None;
-            if let Some(error) = target.refusal(&unit.records, REFUSED_AT_COMMIT) {
-                return Err(error);
-            }
-            if let Some(error) = target.refusal(&unit.records, REFUSED_SILENTLY) {
-                return Err(ConnectorError { records: Vec::new(), ..error });
-            }
-            let result = target.state().apply(&unit);
-            if reply_lost { Err(ConnectorError::new(ConnectorErrorKind::Unknown, "the reply was lost")) } else { result }
+            let result = commit(&target, unit).await;
+            *whole = result.is_ok();
+            result
         })
     }
 
@@ -779,7 +792,7 @@ impl Connections for SimConnections {
 
 fn egress() -> Arc<Egress> {
     static EGRESS: OnceLock<Arc<Egress>> = OnceLock::new();
-    EGRESS.get_or_init(|| Arc::new(Egress)).clone()
+    EGRESS.get_or_init(|| Arc::new(Egress::new(EgressPolicy::default(), &[]).expect("the default policy is whole"))).clone()
 }
 
 pub(crate) fn sink_name(name: &str) -> QualifiedName {
