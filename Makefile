@@ -11,7 +11,7 @@ help: ## Show the targets.
 
 run: ## Build the service, push a generated stream through it, and stay up for grpcurl (DEMO_SECONDS=0: end after the demonstration).
 	@$(TOOLS) && need_cargo && need_compiler && echo "building datasink (the first time takes many minutes) into $$CARGO_TARGET_DIR" && \
-	exec env -u DATASINK_CACHE cargo run --locked --release -- demo $(DEMO_ARGS)
+	exec cargo run --locked --release -- demo $(DEMO_ARGS)
 
 test: ## Run every test; `make test ARGS="--quick"` or `make test ARGS="unit walk"` for a part.
 	@tests/run $(ARGS)
