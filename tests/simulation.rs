@@ -96,17 +96,8 @@ impl World {
         letters.chaos(rng.next(), rng.below(20), rng.below(10));
         let bad_percent = rng.below(2) * rng.below(12);
         let texts = (0..20 + rng.below(150)).map(|offset| text(offset, &mut rng, bad_percent)).collect();
-        let ledger = Ledger {
-            rng,
-            texts,
-            acked: 0,
-            sent: 0,
-            reported: BTreeMap::new(),
-            counts: Counts::default(),
-            finish_sent: false,
-            done: false,
-            trace: Vec::new(),
-        };
+        let ledger =
+            Ledger { rng, texts, acked: 0, sent: 0, reported: BTreeMap::new(), counts: Counts::default(), finish_sent: false, done: false, trace: Vec::new() };
         (Self { plan, target, letters, progress: Arc::default(), seed }, ledger)
     }
 

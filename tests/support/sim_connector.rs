@@ -479,7 +479,16 @@ impl Connector for SimConnector {
         let mut state = self.0.state();
         let (epoch, mark) = state.open(stream, epoch);
         let at = if let FoundMark::At(mark) = mark { mark.next } else { terms.kept_next };
-        let writer = SimWriter { target: self.0.clone(), stream: stream.clone(), epoch, mode: terms.commit_mode, at, unit: Vec::new(), taken: 0, whole: Arc::new(tokio::sync::Mutex::new(true)) };
+        let writer = SimWriter {
+            target: self.0.clone(),
+            stream: stream.clone(),
+            epoch,
+            mode: terms.commit_mode,
+            at,
+            unit: Vec::new(),
+            taken: 0,
+            whole: Arc::new(tokio::sync::Mutex::new(true)),
+        };
         let guarantee = if state.family == Family::Receiver { Guarantee::Idempotent } else { Guarantee::ExactlyOnce };
         Ok(Opened {
             writer: Box::new(writer),
