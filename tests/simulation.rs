@@ -6,7 +6,7 @@
 #[path = "support/sim_connector.rs"]
 mod sim;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::{BTreeMap, BTreeSet}, sync::Arc, time::Duration};
 
 use datasink::{
     connectors::connector::{CommitMode, Finish, StreamId, UnitPolicy},
@@ -28,6 +28,7 @@ const SEEDS: u64 = 3_000;
 const LIFE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// What is made up for one history.
+#[derive(Debug)]
 struct Plan {
     family: Family,
     policy: RecordErrorPolicy,
@@ -48,7 +49,8 @@ struct Ledger {
     sent: Offset,
     /// What became of rejected records, as far as it was reported.
     reported: BTreeMap<Offset, Disposition>,
-    counts: Counts,
+    /// Records that stopped the stream and were mended.
+    mended: BTreeSet<Offset>,
     finish_sent: bool,
     done: bool,
     trace: Vec<String>,
@@ -96,8 +98,17 @@ impl World {
         letters.chaos(rng.next(), rng.below(20), rng.below(10));
         let bad_percent = rng.below(2) * rng.below(12);
         let texts = (0..20 + rng.below(150)).map(|offset| text(offset, &mut rng, bad_percent)).collect();
-        let ledger =
-            Ledger { rng, texts, acked: 0, sent: 0, reported: BTreeMap::new(), counts: Counts::default(), finish_sent: false, done: false, trace: Vec::new() };
+        let ledger = Ledger {
+            rng,
+            texts,
+            acked: 0,
+            sent: 0,
+            reported: BTreeMap::new(),
+            mended: BTreeSet::new(),
+            finish_sent: false,
+            done: false,
+            trace: vec![format!("{plan:?}")],
+        };
         (Self { plan, target, letters, progress: Arc::default(), seed }, ledger)
     }
 
@@ -152,7 +163,8 @@ impl Ledger {
             Event::RecordErrors(errors) => {
                 for error in &errors.errors {
                     self.note(format!("{:?} {}", error.disposition, error.offset));
-                    if !is_bad(&self.texts[usize::try_from(error.offset).expect("a small number")]) {
+                    // A session that was left behind may still speak of a record that has been mended since.
+                    if !is_bad(&self.texts[usize::try_from(error.offset).expect("a small number")]) && !self.mended.contains(&error.offset) {
                         return Err(format!("record {} is good and was reported as bad: {}", error.offset, error.fault.message));
                     }
                     self.reported.insert(error.offset, error.disposition);
@@ -189,7 +201,6 @@ impl Ledger {
         if world.plan.policy == RecordErrorPolicy::Stop && bad > 0 {
             return Err(format!("law 13: the stream passed a bad record before {next} under STOP"));
         }
-        self.counts = counts;
         Ok(())
     }
 
@@ -199,6 +210,7 @@ impl Ledger {
             Reason::RecordInvalid | Reason::RecordUnparsable | Reason::RecordTooLarge => {
                 let (_, offset) = problem.metadata.iter().find(|(key, _)| *key == "offset").ok_or("STOP names the record")?;
                 let offset: usize = offset.parse().map_err(|_| "STOP names the record by its offset".to_owned())?;
+                self.mended.insert(offset as Offset);
                 if self.acked > offset as Offset {
                     return Err(format!("law 13: stopped at {offset} after {} was acknowledged", self.acked));
                 }
@@ -359,7 +371,8 @@ async fn end(world: &World, ledger: &mut Ledger, session: Session) -> Checked<Op
 
 /// I1–I6 on what a reader of the target sees.
 fn check(world: &World, ledger: &Ledger) -> Checked<()> {
-    let visible = world.target.visible(&world.stream());
+    // Before its finish, a stream's records are durable without being seen.
+    let visible = if ledger.done { world.target.visible(&world.stream()) } else { world.target.durable(&world.stream()) };
     for seen in &visible {
         let sent = &ledger.texts[usize::try_from(seen.offset).expect("a small number")];
         if seen.text != sent.as_bytes() || is_bad(sent) {
@@ -436,6 +449,17 @@ fn lives(world: &World, ledger: &mut Ledger) -> Checked<()> {
     }
 }
 
+/// The first broken promises of many histories, for a look at what is common to them.
+#[test]
+#[ignore = "a tool for whoever changes the engine: prints every broken history"]
+fn survey() {
+    for seed in 0..number("DATASINK_SEEDS").unwrap_or(SEEDS) {
+        if let Err((broken, _)) = history(seed, Lies::default()) {
+            println!("{seed}: {}", broken.chars().take(200).collect::<String>());
+        }
+    }
+}
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
@@ -443,6 +467,7 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn every_history_keeps_the_promises() {
     if let Some(seed) = number("DATASINK_SEED") {
+        tracing_subscriber::fmt().without_time().with_target(false).with_ansi(false).with_max_level(tracing::Level::DEBUG).with_test_writer().init();
         match history(seed, Lies::default()) {
             Ok(trace) => println!("{}", trace.join("\n")),
             Err((broken, trace)) => panic!("{}\nseed {seed}: {broken}", trace.join("\n")),

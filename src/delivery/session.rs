@@ -108,7 +108,7 @@ struct Task {
     half_closed: Arc<AtomicBool>,
     meters: Meters,
 
-    /// What our store is told; its progress is filled in as it is told.
+    /// What our store is told, but for the progress: see [`Task::note`].
     note: Kept,
     /// The target keeps no mark: our note is the mark.
     ours: bool,
@@ -438,11 +438,13 @@ impl Task {
         if self.reconnect && self.unit.is_none() {
             return self.line.commits() == 0 && self.start_reconnect();
         }
-        if matches!(self.ending, Some(Ending::Finish(Finish::Abort) | Ending::Stopped(_))) {
-            return false;
-        }
         let tail = self.tail;
         let cursor = self.unit.as_ref().map_or(tail.next, |unit| unit.mark.next);
+        match &self.ending {
+            Some(Ending::Finish(Finish::Abort)) => return false,
+            Some(Ending::Stopped(record)) if cursor >= record.offset => return false,
+            _ => {}
+        }
         let Some(item) = self.held.at(cursor) else { return false };
         if let Item::Bad(record) = &item
             && self.order.policy == RecordErrorPolicy::Stop
@@ -492,6 +494,7 @@ impl Task {
             self.planned_end = Some(unit.mark.next);
             self.save(Durable::Now).await?;
         }
+        tracing::debug!(first = unit.first, next = unit.mark.next, rejected = unit.rejected, "commit");
         unit.committed = Instant::now();
         self.stirred = unit.committed;
         self.tail = unit.mark;
@@ -642,10 +645,8 @@ impl Task {
     /// The writer is worth nothing any more: what is not settled will be appended again, to a new one.
     fn line_failed(&mut self, error: &ConnectorError, unit: Option<&Unit>) -> Result<(), Stop> {
         let now = Instant::now();
-        if let (true, Some(unit)) = (self.ours, unit) {
-            // The outcome may be unknown: the same records must go under the same name.
-            self.cuts.insert(unit.mark.next);
-        }
+        // A unit that was on its way may have arrived, whatever failed: the same records must go under the same name.
+        self.cuts.extend(self.planned_end);
         self.unit = None;
         self.tail = self.books.mark;
         self.line = Line::Waiting(now);
@@ -707,16 +708,20 @@ impl Task {
         self.reconnect = false;
         self.stirred = Instant::now();
         let (order, progress) = (self.order.clone(), self.delivery.progress().clone());
-        let (epoch, next) = (self.note.epoch, self.books.mark.next);
+        let old = self.note.epoch;
+        self.note.epoch = Epoch(old.0 + 1);
+        let note = self.note();
         self.line = Line::Connecting(
             async move {
                 if !order.ephemeral {
                     let kept = progress.load(&order.stream).await.map_err(|problem| store_error(&problem))?;
-                    if kept.is_some_and(|kept| kept.epoch > epoch) {
+                    if kept.is_some_and(|kept| kept.epoch > old) {
                         return Err(ConnectorError::new(ConnectorErrorKind::Fenced, "a newer writer has opened the stream"));
                     }
+                    // As at the first open: no two writers ever ask for the same epoch.
+                    progress.save(&order.stream, &note, Durable::Now).await.map_err(|problem| store_error(&problem))?;
                 }
-                open::connect(&order, Epoch(epoch.0 + 1), &open::terms(&order, next)).await
+                open::connect(&order, note.epoch, &open::terms(&order, note.mark.next)).await
             }
             .boxed(),
         );
@@ -724,6 +729,7 @@ impl Task {
     }
 
     async fn on_opened(&mut self, opened: Opened) -> Result<Option<Ended>, Stop> {
+        tracing::debug!(epoch = %opened.epoch, mark = ?opened.mark, next = self.books.mark.next, "opened again");
         self.note.epoch = self.note.epoch.max(opened.epoch);
         let found = opened.mark;
         self.line = Line::open(opened.writer, opened.units, self.ours);
@@ -807,17 +813,25 @@ impl Task {
         }
     }
 
+    /// What our own store should know now.
+    fn note(&self) -> Kept {
+        Kept {
+            mark: self.books.mark,
+            planned_end: self.planned_end,
+            duplicates: self.books.duplicates,
+            delivered_bytes: self.books.delivered_bytes,
+            acknowledged: self.books.acknowledged,
+            ..self.note.clone()
+        }
+    }
+
     /// Notes progress in our own store. Where the target keeps the mark the note is advisory: failing to write it costs nothing but the warning.
     async fn save(&mut self, durable: Durable) -> Result<(), Stop> {
         if self.order.ephemeral {
             return Ok(());
         }
-        self.note.mark = self.books.mark;
-        self.note.planned_end = self.planned_end;
-        self.note.duplicates = self.books.duplicates;
-        self.note.delivered_bytes = self.books.delivered_bytes;
-        self.note.acknowledged = self.books.acknowledged;
-        match self.delivery.progress().save(&self.order.stream, &self.note, durable).await {
+        let note = self.note();
+        match self.delivery.progress().save(&self.order.stream, &note, durable).await {
             Err(problem) if durable == Durable::Now || problem.reason == Reason::StreamFenced => Err(problem.into()),
             Err(problem) => {
                 tracing::warn!(%problem, "progress could not be noted");
@@ -867,6 +881,9 @@ impl Task {
 
 /// Our own store as a part of the way to the target: it is waited for like one.
 fn store_error(problem: &Problem) -> ConnectorError {
+    if problem.reason == Reason::StreamFenced {
+        return ConnectorError::new(ConnectorErrorKind::Fenced, problem.message.clone());
+    }
     ConnectorError::new(ConnectorErrorKind::Store, problem.message.clone())
 }
 
