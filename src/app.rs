@@ -247,10 +247,7 @@ impl App {
         });
         let (reporter, health_service) = tonic_health::server::health_reporter();
         health::announce(&reporter, true).await;
-        let mut watchers = vec![
-            Owned::spawn(watch_health(reporter, lifecycle.clone(), store.clone())),
-            Owned::spawn(warn_hourly(edge.warnings.clone())),
-        ];
+        let mut watchers = vec![Owned::spawn(watch_health(reporter, lifecycle.clone(), store.clone())), Owned::spawn(warn_hourly(edge.warnings.clone()))];
         watchers.extend(tls.clone().map(|tls| Owned::spawn(watch_certificate(tls))));
         watchers.extend(metrics.map(|listener| Owned::spawn(serve_metrics(listener))));
         let incoming = listener.incoming(tls, Arc::new(Semaphore::new(settings.connections_max)));
@@ -259,7 +256,20 @@ impl App {
         let router = server(&settings, &ambient).add_routes(routes);
         let server = Owned::spawn(router.serve_with_incoming_shutdown(incoming, async move { stopping.reached(Phase::Stopping).await }));
         let (drain_grace, drain_delay) = (settings.drain_grace, settings.drain_delay);
-        Ok(Running { address, metrics_address, admin_token_file, domain, delivery, lifecycle, store, progress, drain_grace, drain_delay, server, _watchers: watchers })
+        Ok(Running {
+            address,
+            metrics_address,
+            admin_token_file,
+            domain,
+            delivery,
+            lifecycle,
+            store,
+            progress,
+            drain_grace,
+            drain_delay,
+            server,
+            _watchers: watchers,
+        })
     }
 
     /// Opens the embedded store of a data folder, for the commands that work on a server that is not running.
@@ -366,7 +376,8 @@ fn key_ring(settings: &Settings, new: bool, ids: &dyn Ids) -> Result<KeyRing, Ap
 }
 
 fn egress(settings: &Settings, own_listeners: Vec<SocketAddr>) -> Result<Egress, AppError> {
-    let policy = EgressPolicy { allow: settings.egress_allow.clone(), deny: settings.egress_deny.clone(), private_allowed: settings.egress_private, own_listeners };
+    let policy =
+        EgressPolicy { allow: settings.egress_allow.clone(), deny: settings.egress_deny.clone(), private_allowed: settings.egress_private, own_listeners };
     let extra = &settings.egress_ca;
     let pem = if extra.as_os_str().is_empty() { Ok(Vec::new()) } else { fs::read(extra) };
     let pem = pem.map_err(|fault| AppError::Settings(format!("egress_ca: {}: {fault}", extra.display())))?;

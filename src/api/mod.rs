@@ -27,6 +27,7 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::task::TaskTracker;
 use tonic::{Request, codec::CompressionEncoding, service::Routes};
 
+pub use self::pb::DESCRIPTORS;
 use self::{authn::TrustedProxy, listener::Peer};
 use crate::{
     clock::Ambient,
@@ -101,7 +102,9 @@ impl Edge {
     /// Refuses new work while the server drains; nothing of it has begun, so another replica may take it at once.
     fn admit(&self) -> Result<(), Problem> {
         if self.lifecycle.is_draining() {
-            return Err(Problem::new(Reason::ServerDraining, "this server is stopping; call again, another one will answer").retry_after(Duration::from_secs(1)));
+            return Err(
+                Problem::new(Reason::ServerDraining, "this server is stopping; call again, another one will answer").retry_after(Duration::from_secs(1))
+            );
         }
         Ok(())
     }

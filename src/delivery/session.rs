@@ -48,7 +48,7 @@ use crate::{
 /// Frames that may wait for a session; their records are paid for by credit.
 pub(super) const INBOX_MESSAGES: usize = 16;
 /// How long the rest of an interrupted unit is waited for before it is cut shorter than it was.
-const PLANNED_END_PATIENCE: Duration = Duration::from_secs(5);
+const PLANNED_END_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a writer may take to clean up when a session ends early.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -122,7 +122,7 @@ struct Task {
     unit: Option<Unit>,
     /// Units must end exactly at these offsets.
     cuts: BTreeSet<Offset>,
-    /// Where a unit that a crash interrupted ended.
+    /// Where the unit on its way ends, or one that a crash interrupted; only where our note is the mark.
     planned_end: Option<Offset>,
     /// The most records of one append, while an unnamed bad record is searched.
     append_max: usize,
@@ -397,9 +397,8 @@ impl Task {
                 return Ok(None);
             }
             let moved = match self.cut() {
-                Some(Cut::Now) if self.line.may_commit() => self.commit().await?,
-                Some(Cut::Now) => false,
-                Some(Cut::Idle) => self.take_next() || self.line.may_commit() && self.commit().await?,
+                Some(Cut::Now) => self.may_commit() && self.commit().await?,
+                Some(Cut::Idle) => self.take_next() || self.may_commit() && self.commit().await?,
                 Some(Cut::At(_)) | None => self.take_next(),
             };
             if !moved {
@@ -416,12 +415,18 @@ impl Task {
             wait: self.order.linger.max(policy.age_max),
             force_before: self.books.flush_before(),
             pressed: self.pressed || self.reconnect || self.ending.is_some(),
-            last: self.ending.is_some(),
+            last: matches!(self.ending, Some(Ending::HalfClosed | Ending::Finish(_))),
             hard_end: self.hard_end(unit),
             planned_end: self.planned_end,
             patience: PLANNED_END_PATIENCE,
         };
         Some(batch::when(unit, policy, &on, Instant::now()))
+    }
+
+    /// Whether the open unit may be handed over now. One with dead letters waits for those ahead: a record refused among them comes first in the numbering.
+    fn may_commit(&self) -> bool {
+        let letters = self.order.policy == RecordErrorPolicy::DeadLetter && self.unit.as_ref().is_some_and(|unit| unit.rejected > 0);
+        self.line.may_commit() && (!letters || self.line.commits() == 0)
     }
 
     fn hard_end(&self, unit: &Unit) -> Option<Offset> {
@@ -448,6 +453,8 @@ impl Task {
         let mut unit = self.unit.take().unwrap_or_else(|| Unit::after(tail, Instant::now()));
         let hard_end = self.hard_end(&unit);
         match item {
+            // Dead letters are numbered in the order of their records, and the commit may still refuse one of those that the unit has.
+            Item::Bad(_) if self.order.policy == RecordErrorPolicy::DeadLetter && unit.records > 0 => unit.full = true,
             Item::Bad(_) => unit.pass(1),
             Item::Gone(first, count) => unit.pass(hard_end.map_or(count, |end| count.min(end - first))),
             Item::Good(batch, bytes) => self.append(&mut unit, &batch, bytes, hard_end),
@@ -482,7 +489,8 @@ impl Task {
         }
         if self.ours {
             // On disk before it is sent: after a crash the same records go under the same name.
-            self.save(Durable::Now, Some(unit.mark.next)).await?;
+            self.planned_end = Some(unit.mark.next);
+            self.save(Durable::Now).await?;
         }
         unit.committed = Instant::now();
         self.stirred = unit.committed;
@@ -512,7 +520,8 @@ impl Task {
         match &self.ending {
             Some(Ending::Stopped(record)) if self.books.mark.next >= record.offset => Err(Stop::Record(record.clone())),
             Some(Ending::HalfClosed) if all => Ok(Some(self.ended(EndReason::HalfClosed))),
-            Some(Ending::Drained) if all => Ok(Some(self.ended(EndReason::Drained))),
+            // The rest of an interrupted unit comes with the next session: cut shorter, it would go under a name that stands for more.
+            Some(Ending::Drained) if all || self.planned_end.is_some_and(|end| end > self.held.next()) => Ok(Some(self.ended(EndReason::Drained))),
             Some(Ending::Finish(Finish::Commit)) if all && self.line.commits() == 0 && self.line.is_free() => {
                 self.stirred = Instant::now();
                 self.line.finish(Finish::Commit, Mark { finished: true, ..self.books.mark });
@@ -579,7 +588,7 @@ impl Task {
         self.cuts.retain(|cut| *cut > mark.next);
         self.planned_end = self.planned_end.filter(|end| *end > mark.next);
         self.note.destination_generation = self.order.sink.destination_generation;
-        self.save(if self.ours { Durable::Now } else { Durable::Soon }, None).await?;
+        self.save(if self.ours { Durable::Now } else { Durable::Soon }).await?;
         if !rejected.is_empty() {
             self.outbox.errors(report(&rejected, self.disposition()));
         }
@@ -606,7 +615,7 @@ impl Task {
             // Nothing is left of the stream, so it may begin anew.
             Finish::Abort => self.books = Books { duplicates: self.books.duplicates, ..Books::default() },
         }
-        self.save(if self.ours { Durable::Now } else { Durable::Soon }, None).await?;
+        self.save(if self.ours { Durable::Now } else { Durable::Soon }).await?;
         Ok(self.ended(if action == Finish::Commit { EndReason::Committed } else { EndReason::Aborted }))
     }
 
@@ -667,9 +676,11 @@ impl Task {
     fn isolate(&mut self, unit: &Unit, error: &ConnectorError) -> bool {
         let (from, to) = (unit.first, unit.mark.next);
         let named: Vec<_> = error.records.iter().filter(|(offset, _)| (from..to).contains(offset)).cloned().collect();
+        // The target surely has nothing of the unit, so its name may stand for fewer records.
+        self.planned_end = None;
         if self.held.reject(&named) > 0 {
             if self.ours {
-                // Its name must not stand for fewer records than before: the run before each rejected record becomes a unit of its own.
+                // After a crash the records are refused again, so what stands before each of them is a unit that can be cut alike.
                 self.cuts.extend(named.iter().map(|(offset, _)| *offset).filter(|offset| *offset > from));
             }
             return true;
@@ -797,12 +808,12 @@ impl Task {
     }
 
     /// Notes progress in our own store. Where the target keeps the mark the note is advisory: failing to write it costs nothing but the warning.
-    async fn save(&mut self, durable: Durable, planned_end: Option<Offset>) -> Result<(), Stop> {
+    async fn save(&mut self, durable: Durable) -> Result<(), Stop> {
         if self.order.ephemeral {
             return Ok(());
         }
         self.note.mark = self.books.mark;
-        self.note.planned_end = planned_end.or(self.planned_end);
+        self.note.planned_end = self.planned_end;
         self.note.duplicates = self.books.duplicates;
         self.note.delivered_bytes = self.books.delivered_bytes;
         self.note.acknowledged = self.books.acknowledged;
@@ -834,7 +845,7 @@ impl Task {
         if let Some(mut writer) = line.into_writer() {
             let _ = timeout(ABANDON_TIMEOUT, writer.abandon()).await;
         }
-        if let Err(Stop::Failed(problem)) = self.save(Durable::Soon, None).await {
+        if let Err(Stop::Failed(problem)) = self.save(Durable::Soon).await {
             tracing::debug!(%problem, "the last note was not taken");
         }
         self.meters.sessions.decrement(1);

@@ -32,6 +32,7 @@ use crate::{
         options::Options,
     },
     delivery::{
+        Occasion, problem_of,
         Connections, Counts, DestinationStatus, Directive, Disposition, Durable, Kept, LiveSession, OpenOrder, Progress, RecordError, RecordErrorPolicy,
         RecordErrors, SinkSnapshot, Source, Which, Window, WriterIdentity,
     },
@@ -518,7 +519,6 @@ impl Domain {
         Ok(OpenOrder { dead_letters, ..order })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "each is another part of one order")]
     fn order(
         &self,
         cx: &OpContext,
@@ -734,7 +734,7 @@ impl Domain {
                     Some(kept) => kept,
                     None => catalog::decode(STREAMS, &bytes)?,
                 };
-                if glob_matches(glob, &name) && !(request.only_live && !live.contains_key(&key)) {
+                if glob_matches(glob, &name) && (!request.only_live || live.contains_key(&key)) {
                     let view = stream_view(name, sink.clone(), Some(kept), live.get(&key));
                     found.insert(key, view);
                 }
@@ -809,6 +809,9 @@ impl Domain {
         let message = format!("the stream {} was dropped", stream.name);
         let fenced = Problem::new(Reason::StreamFenced, message).with("epoch", kept.as_ref().map_or(0, |kept| kept.epoch.0).to_string());
         self.0.sessions.direct(&Which::Stream(stream.clone()), Directive::Stop(fenced));
+        // The target's mark first: while it is there, a new session would go on from it.
+        let (connector, connect) = self.connection(&row).await?;
+        connector.forget(&connect, &stream).await.map_err(|error| problem_of(&error, Occasion::Check, &sink, &row.destination))?;
         self.0.progress.forget(stream_key(stream.sink, stream.name.as_str())).await?;
         Ok(DroppedPushStream { dropped: true })
     }

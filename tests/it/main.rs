@@ -6,3 +6,4 @@ mod laws;
 mod receiver;
 mod stream;
 mod support;
+mod thread;

@@ -23,7 +23,6 @@ pub enum Answer {
 #[derive(Debug, Clone)]
 pub struct Taken {
     pub id: String,
-    pub headers: HeaderMap,
     pub body: Bytes,
 }
 
@@ -32,7 +31,6 @@ struct Inner {
     script: VecDeque<Answer>,
     always: Option<Answer>,
     taken: Vec<Taken>,
-    requests: usize,
 }
 
 /// The receiver.
@@ -66,10 +64,6 @@ impl Receiver {
         self.inner.lock().unwrap().taken.clone()
     }
 
-    pub fn requests(&self) -> usize {
-        self.inner.lock().unwrap().requests
-    }
-
     /// The records of all accepted requests, in order; a repeated id counts once.
     pub fn records(&self) -> Vec<serde_json::Value> {
         let mut seen = std::collections::HashSet::new();
@@ -89,7 +83,6 @@ impl Receiver {
 async fn take(State(inner): State<Arc<Mutex<Inner>>>, headers: HeaderMap, body: Bytes) -> StatusCode {
     let answer = {
         let mut inner = inner.lock().unwrap();
-        inner.requests += 1;
         inner.always.or_else(|| inner.script.pop_front())
     };
     match answer {
@@ -98,7 +91,7 @@ async fn take(State(inner): State<Arc<Mutex<Inner>>>, headers: HeaderMap, body: 
         Some(Answer::Late(_)) | None => {}
     }
     let id = headers.get("webhook-id").expect("every request has an id").to_str().unwrap().to_owned();
-    inner.lock().unwrap().taken.push(Taken { id, headers, body });
+    inner.lock().unwrap().taken.push(Taken { id, body });
     if let Some(Answer::Late(pause)) = answer {
         tokio::time::sleep(pause).await;
     }
