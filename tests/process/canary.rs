@@ -25,7 +25,7 @@ const SECRET: &str = r#"cAn4ry"one+/=<a&b>%\bearer"#;
 const SECOND_SECRET: &str = r#"cAn4ry"two+/=<a&b>%\bearer"#;
 const HEADER_VALUE: &str = r#"cAn4ry"three+/=<a&b>%\header"#;
 const PASSWORD: &str = "cAn4ry\"four+/=<ä&b>%\\pass";
-const SIGNING_KEY: &[u8; 32] = b"\x01\xfe cAn4ry five\x80 is a key of bytes!";
+const SIGNING_KEY: &[u8; 32] = b"\x01\xfe cAn4ry five\x80 is key of bytes!";
 
 /// What came back to a caller, with the name of the call.
 #[derive(Default)]
