@@ -6,7 +6,11 @@
 #[path = "support/sim_connector.rs"]
 mod sim;
 
-use std::{collections::{BTreeMap, BTreeSet}, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use datasink::{
     connectors::connector::{CommitMode, Finish, StreamId, UnitPolicy},

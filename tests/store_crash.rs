@@ -3,6 +3,8 @@
 //! Everything written before the start of the last finished sync is on the disk; every later write is cut into sectors or pages, and each piece is there or not.
 //! The control run leaves the sync out and must lose acknowledged rows, or this test would be blind.
 
+#![allow(clippy::unwrap_used, reason = "a test that meets what it did not expect has failed")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

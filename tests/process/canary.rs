@@ -5,20 +5,25 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use axum::{Router, extract::State, http::{HeaderMap, StatusCode, Uri}, routing::any};
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderMap, StatusCode, Uri},
+    routing::any,
+};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use datasink::api::pb::{
-    AlterCredentialRequest, AlterDataSinkRequest, AlterPrincipalRequest, CheckStatus, CreateAccessTokenRequest, CreateCredentialRequest, CreateDataSinkRequest, CreatePrincipalRequest,
-    CredentialType, DropCredentialRequest, DropDataSinkRequest, ExecuteSqlRequest, PrincipalKind, PushOnceRequest, SecretRef, ShowAccessTokenRequest,
-    ShowCredentialRequest, ShowDataSinkRequest, ShowPrincipalRequest, ShowSinkKindsRequest, TestDataSinkRequest, WhoAmIRequest, create_credential_request, alter_credential_request,
-    secret_ref, sql_service_client::SqlServiceClient,
+    AlterCredentialRequest, AlterDataSinkRequest, AlterPrincipalRequest, CheckStatus, CreateAccessTokenRequest, CreateCredentialRequest, CreateDataSinkRequest,
+    CreatePrincipalRequest, CredentialType, DropCredentialRequest, DropDataSinkRequest, ExecuteSqlRequest, PrincipalKind, PushOnceRequest, SecretRef,
+    ShowAccessTokenRequest, ShowCredentialRequest, ShowDataSinkRequest, ShowPrincipalRequest, ShowSinkKindsRequest, TestDataSinkRequest, WhoAmIRequest,
+    alter_credential_request, create_credential_request, secret_ref, sql_service_client::SqlServiceClient,
 };
 use tonic::{Code, Response, Status};
 
 use crate::{
     secrets::{Canary, Finder},
     server::{Caller, Place},
-    stream::{lines_batch, Stream, open},
+    stream::{Stream, lines_batch, open},
 };
 
 const SECRET: &str = r#"cAn4ry"one+/=<a&b>%\bearer"#;
@@ -156,7 +161,9 @@ async fn credentials_and_sinks(admin: &Caller, address: SocketAddr, replies: &mu
     let header = credential("default.header", None, &[("header_name", "x-api-key"), ("header_value", HEADER_VALUE)]);
     replies.keep("CreateCredential", credentials.create_credential(header).await).unwrap();
 
-    for (name, path, credential) in [("default.good", "ok", "bearer"), ("default.keyed", "ok", "header"), ("default.bad", "refuse", "bearer"), ("default.bad_key", "refuse", "header")] {
+    for (name, path, credential) in
+        [("default.good", "ok", "bearer"), ("default.keyed", "ok", "header"), ("default.bad", "refuse", "bearer"), ("default.bad_key", "refuse", "header")]
+    {
         let mut request = sink(name, &format!("http://{address}/{path}"), &format!("default.{credential}"));
         // With the check and, where that refuses, without it.
         if replies.keep("CreateDataSink", sinks.create_data_sink(request.clone()).await).is_err() {
@@ -187,7 +194,11 @@ async fn credentials_and_sinks(admin: &Caller, address: SocketAddr, replies: &mu
         let show = ShowCredentialRequest { name: name.to_owned(), include_used_by: true, ..ShowCredentialRequest::default() };
         let _ = replies.keep("ShowCredential", credentials.show_credential(show).await);
     }
-    let alter = AlterDataSinkRequest { name: "default.good".to_owned(), updates: [("json_format".to_owned(), "nested".to_owned())].into(), ..AlterDataSinkRequest::default() };
+    let alter = AlterDataSinkRequest {
+        name: "default.good".to_owned(),
+        updates: [("json_format".to_owned(), "nested".to_owned())].into(),
+        ..AlterDataSinkRequest::default()
+    };
     replies.keep("AlterDataSink", sinks.alter_data_sink(alter).await).unwrap();
     replies.keep("ShowDataSink", sinks.show_data_sink(ShowDataSinkRequest { include_dependents: true, ..ShowDataSinkRequest::default() }).await).unwrap();
     replies.keep("ShowSinkKinds", sinks.show_sink_kinds(ShowSinkKindsRequest::default()).await).unwrap();
@@ -219,7 +230,9 @@ async fn malformed(admin: &Caller, replies: &mut Replies) {
         CreateCredentialRequest { r#type: 99, ..credential("default.x", Some(SECRET), &[]) },
         CreateCredentialRequest { request_id: format!("not a uuid {SECRET}")[..10].to_owned(), ..credential("default.x", Some(SECRET), &[]) },
         CreateCredentialRequest {
-            secret_source: Some(create_credential_request::SecretSource::SecretRef(SecretRef { source: Some(secret_ref::Source::EnvironmentVariable("HOME".to_owned())) })),
+            secret_source: Some(create_credential_request::SecretSource::SecretRef(SecretRef {
+                source: Some(secret_ref::Source::EnvironmentVariable("HOME".to_owned())),
+            })),
             ..credential("default.x", None, &[])
         },
     ] {
@@ -260,7 +273,12 @@ async fn malformed(admin: &Caller, replies: &mut Replies) {
 /// Passwords and tokens, right and wrong; gives the token that was made.
 async fn identities(admin: &Caller, replies: &mut Replies, _place: &Place, server: &crate::server::Server) -> String {
     let mut permissions = admin.permissions();
-    let alice = CreatePrincipalRequest { name: "alice".to_owned(), kind: PrincipalKind::User.into(), password: PASSWORD.to_owned(), ..CreatePrincipalRequest::default() };
+    let alice = CreatePrincipalRequest {
+        name: "alice".to_owned(),
+        kind: PrincipalKind::User.into(),
+        password: PASSWORD.to_owned(),
+        ..CreatePrincipalRequest::default()
+    };
     replies.keep("CreatePrincipal", permissions.create_principal(alice.clone()).await).unwrap();
     replies.keep("CreatePrincipal again", permissions.create_principal(alice.clone()).await).unwrap_err();
     let role = CreatePrincipalRequest { name: "writers".to_owned(), kind: PrincipalKind::Role.into(), ..alice };
@@ -271,7 +289,9 @@ async fn identities(admin: &Caller, replies: &mut Replies, _place: &Place, serve
     // The one answer that may carry a token is not kept.
     let token = CreateAccessTokenRequest { principal: "alice".to_owned(), description: "canary".to_owned(), ..CreateAccessTokenRequest::default() };
     let token = permissions.create_access_token(token).await.unwrap().into_inner().token;
-    replies.keep("ShowAccessToken", permissions.show_access_token(ShowAccessTokenRequest { principal: "*".to_owned(), ..ShowAccessTokenRequest::default() }).await).unwrap();
+    replies
+        .keep("ShowAccessToken", permissions.show_access_token(ShowAccessTokenRequest { principal: "*".to_owned(), ..ShowAccessTokenRequest::default() }).await)
+        .unwrap();
 
     let basic = |user: &str, password: &str| format!("Basic {}", STANDARD.encode(format!("{user}:{password}")));
     for good in [basic("alice", PASSWORD), format!("Bearer {token}")] {

@@ -241,7 +241,9 @@ async fn an_export_that_is_not_whole_is_refused() {
     let sound = fs::read(&export).unwrap();
     let mut flipped = sound.clone();
     flipped[sound.len() / 2] ^= 1;
-    for (what, bytes) in [("cut", &sound[..sound.len() - 1]), ("flipped", &flipped), ("empty", &[]), ("something else", b"PK\x03\x04 this is a zip file, or looks like one")] {
+    for (what, bytes) in
+        [("cut", &sound[..sound.len() - 1]), ("flipped", &flipped), ("empty", &[]), ("something else", b"PK\x03\x04 this is a zip file, or looks like one")]
+    {
         fs::write(&export, bytes).unwrap();
         let dir = place.path("restored");
         let refused = store(&place, "import", &dir, Some(&export)).await;

@@ -3,7 +3,8 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use datasink::api::pb::{
-    CreatePrincipalRequest, IdentitySource, PrincipalKind, PushOnceRequest, RecordBatch, ShowServerRequest, WhoAmIRequest, WhoAmIResponse, push_response, record_batch,
+    CreatePrincipalRequest, IdentitySource, PrincipalKind, PushOnceRequest, RecordBatch, ShowServerRequest, WhoAmIRequest, WhoAmIResponse, push_response,
+    record_batch,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
