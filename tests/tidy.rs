@@ -86,6 +86,7 @@ const MAY_EXPOSE: &[&str] = &[
     "src/app.rs",
     "src/api/authn.rs",
     "src/api/to_pb.rs",
+    "src/app.rs",
     "src/connectors/options.rs",
     "src/connectors/webhook/mod.rs",
     "src/connectors/webhook/receiver.rs",

@@ -252,14 +252,13 @@ fn told_by_tonic(made: Status) -> Problem {
 async fn batch_input(batch: pb::RecordBatch, reading: &Reading) -> Result<Incoming, Problem> {
     let wire = from_pb::record_batch("batch", batch)?;
     let came = encoding_of(&wire.payload);
-    let agreed = reading.encoding.as_ref().map_or(reading.known.as_slice(), std::slice::from_ref);
-    if !agreed.contains(&came) {
-        return Err(Problem::new(
-            Reason::EncodingUnsupported,
-            format!("a batch came as {came:?}, and this stream takes only what was agreed when it was opened"),
-        )
-        .with("wanted", format!("{came:?}"))
-        .with("available", agreed.iter().map(|known| format!("{known:?}")).collect::<Vec<_>>().join(", ")));
+    if let Some(agreed) = reading.encoding.filter(|agreed| *agreed != came) {
+        return Err(Problem::field("batch.payload", Reason::InvalidField, format!("the stream was opened for {agreed:?} and a batch came as {came:?}")));
+    }
+    if !reading.known.contains(&came) {
+        return Err(Problem::new(Reason::EncodingUnsupported, format!("this stream does not take batches encoded as {came:?}"))
+            .with("wanted", format!("{came:?}"))
+            .with("available", reading.known.iter().map(|known| format!("{known:?}")).collect::<Vec<_>>().join(", ")));
     }
     let first_offset = wire.first_offset;
     let pieces = decode(wire, reading.schema.clone()).await?;
