@@ -333,7 +333,8 @@ async fn house(settings: &Settings, parts: Parts, own_listeners: Vec<SocketAddr>
     let kinds = Kinds::standard(Local::new(rows.clone(), Arc::new(Tables::new(store.clone()))));
     let kinds = replaced.into_iter().fold(kinds, |kinds, kind| kinds.with(kind));
     let progress = Arc::new(KeptProgress::new(store.clone()));
-    let delivery_settings = DeliverySettings { sessions_max: settings.sessions_max, budget_bytes: settings.budget_bytes, ..DeliverySettings::default() };
+    let delivery_settings =
+        DeliverySettings { sessions_max: settings.sessions_max, budget_bytes: settings.budget_bytes, link: telemetry::link, ..DeliverySettings::default() };
     let delivery = Delivery::new(delivery_settings, ambient.clone(), progress.clone());
     let domain = Domain::start(DomainParts {
         store: store.clone(),
