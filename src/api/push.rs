@@ -107,6 +107,11 @@ impl Between {
         self.wake.notify_one();
     }
 
+    /// A fault that was told and not heard yet.
+    fn fault(&self) -> Option<Problem> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner).fault.take()
+    }
+
     /// Waits for a fault or a ping. Safe to cancel: what is taken is returned at once.
     async fn news(&self) -> News {
         loop {
@@ -408,8 +413,11 @@ impl Told {
         problem.into()
     }
 
-    /// A half ended without a word: only a bug does that. The log has what happened.
+    /// The session ended without a word: because the reader found a fault and let go of it, or because of a bug. Then the log has what happened.
     async fn broken(&mut self) -> Status {
+        if let Some(problem) = self.between.fault() {
+            return self.fail(problem);
+        }
         let what = match self.reader.take() {
             Some(reader) if reader.is_finished() => match reader.await {
                 Err(error) => error.try_into_panic().map_or_else(|_| "the reader was aborted".to_owned(), |panic| layers::panic_text(&*panic)),

@@ -225,7 +225,7 @@ async fn an_encoding_that_is_unknown_or_not_the_agreed_one() {
     let agreed = datasink::api::pb::OpenStream { encoding: datasink::api::pb::RecordEncoding::ArrowIpc.into(), ..open("default.s", "e") };
     let (mut stream, _) = Stream::open(&admin, agreed).await;
     stream.numbers(0, 1).await;
-    assert_error(&stream.failure().await, Code::FailedPrecondition, "ENCODING_UNSUPPORTED");
+    assert_error(&stream.failure().await, Code::InvalidArgument, "INVALID_FIELD");
     let (mut stream, _) = Stream::open(&admin, open("default.s", "f")).await;
     stream.send(push_request::Frame::Batch(RecordBatch::default())).await;
     let status = stream.failure().await;
