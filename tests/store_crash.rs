@@ -187,10 +187,9 @@ fn crash_state(events: &[Event], random: &mut StdRng) -> (Vec<u8>, Option<Vec<u8
             }
             Event::Truncate { end, length } if *end < durable => truncated = Some(*length),
             // Never synced by itself: any earlier one may be what is left.
-            Event::Witness { start, bytes } if *start <= cut
-                && random.random_bool(kept) => {
-                    witness = Some(bytes.clone());
-                }
+            Event::Witness { start, bytes } if *start <= cut && random.random_bool(kept) => {
+                witness = Some(bytes.clone());
+            }
             _ => {}
         }
     }
