@@ -229,10 +229,10 @@ async fn a_public_address_without_tls_is_refused() {
 async fn an_anonymous_admin_is_for_loopback_only() {
     let place = Place::new();
     let open_door = place.serve().args(&["--insecure-anonymous-admin", "--insecure-listen", "--listen", "0.0.0.0:0"]).start_refused().await;
-    open_door.refused(64, &["insecure-anonymous-admin", "loopback"]);
+    open_door.refused(64, &["insecure_anonymous_admin", "loopback"]);
     let authority = Authority::new("datasink test authority");
     let over_tls = with_certificate(&place, &authority.server()).args(&["--insecure-anonymous-admin", "--listen", "0.0.0.0:0"]).start_refused().await;
-    over_tls.refused(64, &["insecure-anonymous-admin", "loopback"]);
+    over_tls.refused(64, &["insecure_anonymous_admin", "loopback"]);
 
     let server = place.serve().arg("--insecure-anonymous-admin").start().await;
     let who = server.nobody().await.server().who_am_i(WhoAmIRequest {}).await.unwrap().into_inner();
