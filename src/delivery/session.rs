@@ -149,7 +149,7 @@ pub(super) fn start(start: Start) {
     let entry = start.place.entry.clone();
     let span = tracing::info_span!(
         "push_session",
-        stream = %start.order.stream,
+        stream = %start.order.stream.name,
         sink = %start.order.sink.name,
         kind = start.order.sink.kind.as_str(),
         epoch = start.note.epoch.0,
