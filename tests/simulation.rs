@@ -453,17 +453,6 @@ fn lives(world: &World, ledger: &mut Ledger) -> Checked<()> {
     }
 }
 
-/// The first broken promises of many histories, for a look at what is common to them.
-#[test]
-#[ignore = "a tool for whoever changes the engine: prints every broken history"]
-fn survey() {
-    for seed in 0..number("DATASINK_SEEDS").unwrap_or(SEEDS) {
-        if let Err((broken, _)) = history(seed, Lies::default()) {
-            println!("{seed}: {}", broken.chars().take(200).collect::<String>());
-        }
-    }
-}
-
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }

@@ -397,6 +397,12 @@ impl Task {
             if !self.line.is_free() {
                 return Ok(None);
             }
+            if self.reconnect && self.unit.is_none() {
+                if self.line.commits() == 0 {
+                    self.start_reconnect().await?;
+                }
+                return Ok(None);
+            }
             let moved = match self.cut() {
                 Some(Cut::Now) => self.may_commit() && self.commit().await?,
                 Some(Cut::Idle) => self.take_next() || self.may_commit() && self.commit().await?,
@@ -436,9 +442,6 @@ impl Task {
 
     /// Takes what comes next into the open unit; whether there was something.
     fn take_next(&mut self) -> bool {
-        if self.reconnect && self.unit.is_none() {
-            return self.line.commits() == 0 && self.start_reconnect();
-        }
         let tail = self.tail;
         let cursor = self.unit.as_ref().map_or(tail.next, |unit| unit.mark.next);
         match &self.ending {
@@ -549,9 +552,7 @@ impl Task {
 
     async fn on_line(&mut self, event: LineEvent) -> Result<Option<Ended>, Stop> {
         match event {
-            LineEvent::Due => {
-                self.start_reconnect();
-            }
+            LineEvent::Due => self.start_reconnect().await?,
             LineEvent::Opened(Ok(opened)) => return self.on_opened(opened).await,
             LineEvent::Opened(Err(error)) => self.line_failed(&error, None)?,
             LineEvent::Appended(writer, batch, Ok(appended)) => {
@@ -708,29 +709,32 @@ impl Task {
 
     // ---- a new connection ----
 
-    /// Opens again, unless our store knows of a newer writer: opening would fence that one off.
-    fn start_reconnect(&mut self) -> bool {
+    /// Opens again, with an epoch of its own.
+    async fn start_reconnect(&mut self) -> Result<(), Stop> {
         self.reconnect = false;
+        if let Err(error) = self.claim_epoch().await {
+            return self.line_failed(&error, None);
+        }
         self.stirred = Instant::now();
-        let (order, progress) = (self.order.clone(), self.delivery.progress().clone());
-        let old = self.note.epoch;
-        self.note.epoch = Epoch(old.0 + 1);
-        let note = self.note();
-        self.line = Line::Connecting(
-            async move {
-                if !order.ephemeral {
-                    let kept = progress.load(&order.stream).await.map_err(|problem| store_error(&problem))?;
-                    if kept.is_some_and(|kept| kept.epoch > old) {
-                        return Err(ConnectorError::new(ConnectorErrorKind::Fenced, "a newer writer has opened the stream"));
-                    }
-                    // As at the first open: no two writers ever ask for the same epoch.
-                    progress.save(&order.stream, &note, Durable::Now).await.map_err(|problem| store_error(&problem))?;
-                }
-                open::connect(&order, note.epoch, &open::terms(&order, note.mark.next)).await
+        let (order, epoch, next) = (self.order.clone(), self.note.epoch, self.books.mark.next);
+        self.line = Line::Connecting(async move { open::connect(&order, epoch, &open::terms(&order, next)).await }.boxed());
+        Ok(())
+    }
+
+    /// Notes the next epoch before any target sees it, unless our store knows of a newer writer: opening would fence that one off.
+    async fn claim_epoch(&mut self) -> Result<(), ConnectorError> {
+        let claimed = Epoch(self.note.epoch.0 + 1);
+        if !self.order.ephemeral {
+            let progress = self.delivery.progress().clone();
+            let kept = progress.load(&self.order.stream).await.map_err(|problem| store_error(&problem))?;
+            if kept.is_some_and(|kept| kept.epoch >= claimed) {
+                return Err(ConnectorError::new(ConnectorErrorKind::Fenced, "a newer writer has opened the stream"));
             }
-            .boxed(),
-        );
-        true
+            let note = Kept { epoch: claimed, ..self.note() };
+            progress.save(&self.order.stream, &note, Durable::Now).await.map_err(|problem| store_error(&problem))?;
+        }
+        self.note.epoch = claimed;
+        Ok(())
     }
 
     async fn on_opened(&mut self, opened: Opened) -> Result<Option<Ended>, Stop> {
