@@ -140,7 +140,9 @@ async fn store(command: StoreCommand) -> Result<(), AppError> {
             println!("{}", serde_json::to_string(&verified).map_err(|fault| AppError::Internal(fault.to_string()))?);
             match verified.faults.as_slice() {
                 [] => Ok(()),
-                faults => Err(AppError::Corrupt(format!("the store has {} faults, listed above; restore an export with `datasink store import`", faults.len()))),
+                faults => {
+                    Err(AppError::Corrupt(format!("the store has {} faults, listed above; restore an export with `datasink store import`", faults.len())))
+                }
             }
         }
         StoreCommand::Export(DataDirAndFile { folder, file }) => {

@@ -204,7 +204,9 @@ impl Settings {
                 return Err(format!("{name} must be at least 1"));
             }
         }
-        for (name, value) in [("heartbeat_interval", self.heartbeat_interval), ("first_frame_timeout", self.first_frame_timeout), ("session_age", self.session_age)] {
+        for (name, value) in
+            [("heartbeat_interval", self.heartbeat_interval), ("first_frame_timeout", self.first_frame_timeout), ("session_age", self.session_age)]
+        {
             if value.is_zero() {
                 return Err(format!("{name} must be longer than nothing"));
             }

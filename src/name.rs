@@ -306,3 +306,74 @@ impl fmt::Debug for PrincipalName {
         f.write_str(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn lengths_and_reserved_words() {
+        let longest = "a".repeat(limits::NAME_CHARS_MAX);
+        assert!(Name::parse(&longest).is_ok() && Name::parse(&format!("{longest}a")).is_err());
+        for word in ["KINETICA", "public", "Root", "sYSTEM"] {
+            assert!(Name::parse_schema(word).is_err(), "{word}");
+            assert!(Name::parse(word).is_ok(), "{word} is reserved for schemas only");
+        }
+        assert!(Name::parse_schema("systems").is_ok());
+        assert!(QualifiedName::parse("bare", None).is_err(), "no default schema");
+        assert!(QualifiedName::parse("public.t", None).is_err(), "a reserved schema");
+    }
+
+    proptest! {
+        #[test]
+        fn the_alphabet_is_taken(text in r"[A-Za-z0-9_][A-Za-z0-9 _#{}\[\]():-]{0,199}") {
+            prop_assert_eq!(Name::parse(&text).map(String::from).ok(), Some(text));
+        }
+
+        #[test]
+        fn nothing_else_is(before in r"[A-Za-z0-9_][A-Za-z0-9 _#{}\[\]():-]{0,20}", bad: char, after in r"[A-Za-z0-9 _#{}\[\]():-]{0,20}") {
+            prop_assume!(!(bad.is_ascii_alphanumeric() || " _#{}[]():-".contains(bad)));
+            let text = format!("{before}{bad}{after}");
+            prop_assert!(Name::parse(&text).is_err());
+        }
+
+        #[test]
+        fn the_first_character_is_a_letter_a_digit_or_an_underscore(first in r"[ #{}\[\]():.-]", rest in r"[A-Za-z0-9 _#{}\[\]():-]{0,20}") {
+            let text = format!("{first}{rest}");
+            prop_assert!(Name::parse(&text).is_err());
+        }
+
+        #[test]
+        fn case_matters(text in "[a-z]{1,20}") {
+            prop_assert_ne!(Name::parse(&text).expect("a name"), Name::parse(&text.to_uppercase()).expect("a name"));
+        }
+
+        #[test]
+        fn a_qualified_name_reads_back_and_a_bare_one_lands_in_the_default(schema in "[a-z][a-z0-9]{5,20}x", name in r"[A-Za-z0-9_][A-Za-z0-9 _#{}\[\]():-]{0,20}") {
+            prop_assume!(Name::parse_schema(&schema).is_ok());
+            let full = QualifiedName::parse(&format!("{schema}.{name}"), None).expect("a full name");
+            prop_assert_eq!(QualifiedName::parse(&full.to_string(), None).expect("reads back"), full.clone());
+            let default = Name::parse_schema(&schema).expect("a schema");
+            prop_assert_eq!(QualifiedName::parse(&name, Some(&default)).expect("resolved"), full);
+            let two_dots = format!("{schema}.{name}.x");
+            prop_assert!(QualifiedName::parse(&two_dots, None).is_err());
+        }
+
+        #[test]
+        fn users_and_roles_have_small_letters(text in r"[a-z_][a-z0-9_]{0,63}", bad in r"[A-Z0-9@ .-][a-z]{0,5}") {
+            prop_assert!(PrincipalName::parse(&text).is_ok());
+            prop_assert!(PrincipalName::parse(&bad).is_err());
+            let too_long = format!("{text}{}", "a".repeat(limits::PRINCIPAL_CHARS_MAX));
+            prop_assert!(PrincipalName::parse(&too_long).is_err());
+        }
+
+        #[test]
+        fn a_glob_with_stars_matches_what_it_was_cut_from(parts in prop::collection::vec("[a-c]{0,3}", 1..5), filler in "[a-c]{0,4}") {
+            let text = parts.join(&filler);
+            prop_assert!(glob_matches(&parts.join("*"), &text));
+            prop_assert_eq!(glob_matches(&text, &text), true);
+        }
+    }
+}

@@ -6,7 +6,11 @@
 #[path = "support/sim_connector.rs"]
 mod sim;
 
-use std::{collections::{BTreeMap, BTreeSet}, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use datasink::{
     connectors::connector::{CommitMode, Finish, StreamId, UnitPolicy},
@@ -445,17 +449,6 @@ fn lives(world: &World, ledger: &mut Ledger) -> Checked<()> {
         match fate.map_err(|_| "I7: nothing goes on".to_owned())?? {
             Fate::Crashed => {}
             Fate::Done => return Ok(()),
-        }
-    }
-}
-
-/// The first broken promises of many histories, for a look at what is common to them.
-#[test]
-#[ignore = "a tool for whoever changes the engine: prints every broken history"]
-fn survey() {
-    for seed in 0..number("DATASINK_SEEDS").unwrap_or(SEEDS) {
-        if let Err((broken, _)) = history(seed, Lies::default()) {
-            println!("{seed}: {}", broken.chars().take(200).collect::<String>());
         }
     }
 }

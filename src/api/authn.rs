@@ -179,7 +179,9 @@ fn authorization(headers: &HeaderMap) -> Result<Option<Presented>, Problem> {
     match text.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(Presented::Bearer(Secret::from(token.trim().to_owned())))),
         Some((scheme, coded)) if scheme.eq_ignore_ascii_case("basic") => basic(coded.trim()).map(Some),
-        _ => Err(refused("authorization", "the header authorization has a scheme that is not taken; send Bearer with a token, or Basic with user and password")),
+        _ => {
+            Err(refused("authorization", "the header authorization has a scheme that is not taken; send Bearer with a token, or Basic with user and password"))
+        }
     }
 }
 
@@ -240,7 +242,8 @@ mod tests {
         let client = peer("192.0.2.9:1", Some(APP));
         let unix = Peer { address: None, certificate: None };
         let uri = format!("By=spiffe://mesh/us;Hash=ab;URI={APP}");
-        let cases: &[(&str, &Peer, &[(&'static str, &str)], String)] = &[
+        type Case<'a> = (&'a str, &'a Peer, &'a [(&'static str, &'a str)], String);
+        let cases: &[Case<'_>] = &[
             ("nobody", &stranger, &[], "nothing".into()),
             ("forged by a stranger", &stranger, &[(xfcc, &uri)], "nothing".into()),
             ("forged Linkerd id", &stranger, &[(LINKERD, "app.ns.serviceaccount.identity.linkerd.cluster.local")], "nothing".into()),

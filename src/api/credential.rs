@@ -33,6 +33,9 @@ impl pb::credential_service_server::CredentialService for CredentialService {
     async fn show_credential(&self, request: Request<pb::ShowCredentialRequest>) -> Result<Response<pb::ShowCredentialResponse>, Status> {
         let cx = self.0.identify("CredentialService/ShowCredential", &request).await?;
         let answer = self.0.domain.show_credential(&cx, from_pb::show_credential(request.into_inner())?).await?;
-        Ok(Response::new(pb::ShowCredentialResponse { credentials: answer.credentials.into_iter().map(to_pb::credential).collect(), next_page_token: answer.next_page_token }))
+        Ok(Response::new(pb::ShowCredentialResponse {
+            credentials: answer.credentials.into_iter().map(to_pb::credential).collect(),
+            next_page_token: answer.next_page_token,
+        }))
     }
 }

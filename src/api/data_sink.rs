@@ -33,7 +33,10 @@ impl pb::data_sink_service_server::DataSinkService for DataSinkService {
     async fn show_data_sink(&self, request: Request<pb::ShowDataSinkRequest>) -> Result<Response<pb::ShowDataSinkResponse>, Status> {
         let cx = self.0.identify("DataSinkService/ShowDataSink", &request).await?;
         let answer = self.0.domain.show_data_sink(&cx, from_pb::show_data_sink(request.into_inner())?).await?;
-        Ok(Response::new(pb::ShowDataSinkResponse { data_sinks: answer.data_sinks.into_iter().map(to_pb::data_sink).collect(), next_page_token: answer.next_page_token }))
+        Ok(Response::new(pb::ShowDataSinkResponse {
+            data_sinks: answer.data_sinks.into_iter().map(to_pb::data_sink).collect(),
+            next_page_token: answer.next_page_token,
+        }))
     }
 
     async fn test_data_sink(&self, request: Request<pb::TestDataSinkRequest>) -> Result<Response<pb::TestDataSinkResponse>, Status> {

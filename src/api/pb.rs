@@ -76,7 +76,11 @@ mod tests {
         let shown = [
             format!(
                 "{:?}",
-                CreateCredentialRequest { secret_source: Some(create_credential_request::SecretSource::Secret(secret())), options: map(), ..Default::default() }
+                CreateCredentialRequest {
+                    secret_source: Some(create_credential_request::SecretSource::Secret(secret())),
+                    options: map(),
+                    ..Default::default()
+                }
             ),
             format!(
                 "{:?}",

@@ -57,7 +57,10 @@ impl pb::permission_service_server::PermissionService for PermissionService {
     async fn show_principal(&self, request: Request<pb::ShowPrincipalRequest>) -> Result<Response<pb::ShowPrincipalResponse>, Status> {
         let cx = self.0.identify("PermissionService/ShowPrincipal", &request).await?;
         let answer = self.0.domain.show_principal(&cx, from_pb::show_principal(request.into_inner())?).await?;
-        Ok(Response::new(pb::ShowPrincipalResponse { principals: answer.principals.into_iter().map(to_pb::principal).collect(), next_page_token: answer.next_page_token }))
+        Ok(Response::new(pb::ShowPrincipalResponse {
+            principals: answer.principals.into_iter().map(to_pb::principal).collect(),
+            next_page_token: answer.next_page_token,
+        }))
     }
 
     async fn grant_role(&self, request: Request<pb::GrantRoleRequest>) -> Result<Response<pb::GrantRoleResponse>, Status> {
@@ -87,6 +90,9 @@ impl pb::permission_service_server::PermissionService for PermissionService {
     async fn show_access_token(&self, request: Request<pb::ShowAccessTokenRequest>) -> Result<Response<pb::ShowAccessTokenResponse>, Status> {
         let cx = self.0.identify("PermissionService/ShowAccessToken", &request).await?;
         let answer = self.0.domain.show_access_token(&cx, from_pb::show_access_token(request.into_inner())).await?;
-        Ok(Response::new(pb::ShowAccessTokenResponse { access_tokens: answer.access_tokens.into_iter().map(to_pb::access_token).collect(), next_page_token: answer.next_page_token }))
+        Ok(Response::new(pb::ShowAccessTokenResponse {
+            access_tokens: answer.access_tokens.into_iter().map(to_pb::access_token).collect(),
+            next_page_token: answer.next_page_token,
+        }))
     }
 }

@@ -29,8 +29,8 @@ use crate::{
     clock::Timestamp,
     connectors::connector::{Artifact, StreamId},
     delivery::{
-        Counts, Directive, Disposition, DrainReason, Event, Incoming, Input, OpenOrder, RecordError, RecordErrorPolicy, RecordErrors, Session, SessionInput, SessionOutput,
-        Which,
+        Counts, Directive, Disposition, DrainReason, Event, Incoming, Input, OpenOrder, RecordError, RecordErrorPolicy, RecordErrors, Session, SessionInput,
+        SessionOutput, Which,
     },
     domain::{OnceTurn, OpContext, PushedOnce},
     limits,
@@ -105,6 +105,11 @@ impl Between {
         // Whole after every change, also where a holder panicked.
         change(&mut self.news.lock().unwrap_or_else(PoisonError::into_inner));
         self.wake.notify_one();
+    }
+
+    /// A fault that was told and not heard yet.
+    fn fault(&self) -> Option<Problem> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner).fault.take()
     }
 
     /// Waits for a fault or a ping. Safe to cancel: what is taken is returned at once.
@@ -182,7 +187,10 @@ impl Reader {
             return Err(Problem::new(Reason::OpenRequired, "the first frame of a Push must be open; nothing was written"));
         };
         let open = from_pb::open_stream(open)?;
-        let heartbeat = open.heartbeat_interval.unwrap_or(self.edge.push.heartbeat).clamp(limits::HEARTBEAT_INTERVAL_MIN.min(self.edge.push.heartbeat), limits::HEARTBEAT_INTERVAL_MAX);
+        let heartbeat = open
+            .heartbeat_interval
+            .unwrap_or(self.edge.push.heartbeat)
+            .clamp(limits::HEARTBEAT_INTERVAL_MIN.min(self.edge.push.heartbeat), limits::HEARTBEAT_INTERVAL_MAX);
         let encoding = open.encoding;
         let schema = open.schema.clone().map(Arc::new);
         let order = self.edge.domain.open_stream(&self.cx, open).await?;
@@ -192,8 +200,7 @@ impl Reader {
         span.record("data_sink", tracing::field::display(&opened.sink.name));
         span.record("epoch", opened.epoch.0);
         let by = to_pb::OpenedBy { heartbeat_interval: heartbeat, instance: &self.edge.domain.instance() };
-        let start =
-            Started { opened: to_pb::opened(&opened, &by), stream: opened.stream, output, next_offset: opened.next_offset, heartbeat };
+        let start = Started { opened: to_pb::opened(&opened, &by), stream: opened.stream, output, next_offset: opened.next_offset, heartbeat };
         Ok((Box::new(start), input, Reading { encoding, known: opened.encodings, schema }))
     }
 
@@ -209,7 +216,7 @@ impl Reader {
                 },
             };
             if finished {
-                return Err(Problem::new(Reason::InvalidField, "a frame came after finish; only half-close may follow it"));
+                return Err(Problem::new(Reason::StreamFinished, "a frame came after finish; only half-close may follow it, and nothing of it was written"));
             }
             let input = match frame {
                 None => return Err(Problem::new(Reason::EmptyFrame, "a frame had nothing in it; this server may be older than the client")),
@@ -250,8 +257,8 @@ fn told_by_tonic(made: Status) -> Problem {
 async fn batch_input(batch: pb::RecordBatch, reading: &Reading) -> Result<Incoming, Problem> {
     let wire = from_pb::record_batch("batch", batch)?;
     let came = encoding_of(&wire.payload);
-    if let Some(stated) = reading.encoding.filter(|stated| *stated != came) {
-        return Err(Problem::field("batch.payload", Reason::InvalidField, format!("the stream was opened for {stated:?} and a batch came as {came:?}")));
+    if let Some(agreed) = reading.encoding.filter(|agreed| *agreed != came) {
+        return Err(Problem::field("batch.payload", Reason::InvalidField, format!("the stream was opened for {agreed:?} and a batch came as {came:?}")));
     }
     if !reading.known.contains(&came) {
         return Err(Problem::new(Reason::EncodingUnsupported, format!("this stream does not take batches encoded as {came:?}"))
@@ -368,7 +375,9 @@ impl Told {
                 Next::Event(Some(event)) => return self.tell(event),
                 Next::Event(None) => return Err(self.broken().await),
                 Next::News(News { fault: Some(problem), .. }) => return Err(self.fail(problem)),
-                Next::News(News { ping, .. }) => return Ok(frame(Out::Heartbeat(to_pb::heartbeat(open.next_offset, self.edge.ambient.now(), ping.unwrap_or(0))))),
+                Next::News(News { ping, .. }) => {
+                    return Ok(frame(Out::Heartbeat(to_pb::heartbeat(open.next_offset, self.edge.ambient.now(), ping.unwrap_or(0)))));
+                }
                 Next::Silence => return Ok(frame(Out::Heartbeat(to_pb::heartbeat(open.next_offset, self.edge.ambient.now(), 0)))),
                 Next::Age => {
                     open.move_at = None;
@@ -404,8 +413,11 @@ impl Told {
         problem.into()
     }
 
-    /// A half ended without a word: only a bug does that. The log has what happened.
+    /// The session ended without a word: because the reader found a fault and let go of it, or because of a bug. Then the log has what happened.
     async fn broken(&mut self) -> Status {
+        if let Some(problem) = self.between.fault() {
+            return self.fail(problem);
+        }
         let what = match self.reader.take() {
             Some(reader) if reader.is_finished() => match reader.await {
                 Err(error) => error.try_into_panic().map_or_else(|_| "the reader was aborted".to_owned(), |panic| layers::panic_text(&*panic)),

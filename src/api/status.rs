@@ -67,10 +67,9 @@ pub fn retell(code: tonic::Code, message: &str) -> Option<Problem> {
         tonic::Code::OutOfRange if message.contains("decoded message length too large") => Some(too_large(message)),
         // A limit on what comes out of the decompressor: a bomb, or an honest giant.
         tonic::Code::ResourceExhausted if message.contains("decompress") => Some(bomb(message)),
-        tonic::Code::Internal if message.contains("failed to decode Protobuf message") || message.contains("Error decompressing") => Some(Problem::new(
-            Reason::InvalidField,
-            "the request is not a valid message of the interface; generate the client from the same proto files",
-        )),
+        tonic::Code::Internal if message.contains("failed to decode Protobuf message") || message.contains("Error decompressing") => {
+            Some(Problem::new(Reason::InvalidField, "the request is not a valid message of the interface; generate the client from the same proto files"))
+        }
         _ => None,
     }
 }
@@ -322,7 +321,10 @@ mod tests {
         let large = retold(Status::out_of_range("Error, decoded message length too large: found 17 bytes, the limit is: 16 bytes"));
         assert_eq!(large.code(), tonic::Code::ResourceExhausted);
         let told = info(&large);
-        assert_eq!((told.reason.as_str(), told.metadata["got_bytes"].as_str(), told.metadata["limit_bytes"].as_str()), ("ERROR_REASON_MESSAGE_TOO_LARGE", "17", "16"));
+        assert_eq!(
+            (told.reason.as_str(), told.metadata["got_bytes"].as_str(), told.metadata["limit_bytes"].as_str()),
+            ("ERROR_REASON_MESSAGE_TOO_LARGE", "17", "16")
+        );
         let ours = retold(Problem::new(Reason::OffsetGap, "decoded message length too large").into());
         assert_eq!(info(&ours).reason, "ERROR_REASON_OFFSET_GAP");
     }

@@ -117,7 +117,8 @@ impl Contents {
             None => builder.with_no_client_auth(),
         };
         let chain = certificates(&self.certificate).map_err(|error| fault(&files.certificate, error))?;
-        let key: PrivateKeyDer<'static> = rustls_pemfile::private_key(&mut self.key.as_slice())?.ok_or_else(|| fault(&files.key, "there is no private key in it"))?;
+        let key: PrivateKeyDer<'static> =
+            rustls_pemfile::private_key(&mut self.key.as_slice())?.ok_or_else(|| fault(&files.key, "there is no private key in it"))?;
         let mut config = builder.with_single_cert(chain, key).map_err(|error| fault(&files.key, error))?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(config)

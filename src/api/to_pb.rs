@@ -12,14 +12,14 @@ use crate::{
         options::OptionSpec,
     },
     delivery::{
-        Ack, Counts, DestinationState, DestinationStatus, Disposition, DrainReason, EndReason, Ended, RecordError, RecordErrorPolicy, RecordErrors, SessionOpened,
-        SinkSnapshot, Source, Window,
+        Ack, Counts, DestinationState, DestinationStatus, Disposition, DrainReason, EndReason, Ended, RecordError, RecordErrorPolicy, RecordErrors,
+        SessionOpened, SinkSnapshot, Source, Window,
     },
-    domain,
-    limits,
+    domain, limits,
     problem::{Problem, Reason},
     record::{
-        Batch, Column, ColumnType, Encoding, JsonObject, JsonValue, Payload, RecordFault, RecordFaultKind, RecordFaults, RecordSchema, Records, TypedValue, encode,
+        Batch, Column, ColumnType, Encoding, JsonObject, JsonValue, Payload, RecordFault, RecordFaultKind, RecordFaults, RecordSchema, Records, TypedValue,
+        encode,
     },
 };
 
@@ -498,13 +498,7 @@ pub(super) fn opened(session: &SessionOpened, by: &OpenedBy<'_>) -> pb::StreamOp
 
 fn resolved_sink(sink: &SinkSnapshot) -> pb::ResolvedSink {
     let SinkSnapshot { name, uid, generation, destination_generation: _, kind, destination } = sink;
-    pb::ResolvedSink {
-        name: name.to_string(),
-        uid: uid.to_string(),
-        generation: int(*generation),
-        kind: sink_kind(*kind),
-        destination: destination.clone(),
-    }
+    pb::ResolvedSink { name: name.to_string(), uid: uid.to_string(), generation: int(*generation), kind: sink_kind(*kind), destination: destination.clone() }
 }
 
 fn window(window: Window) -> pb::FlowWindow {

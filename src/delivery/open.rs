@@ -58,6 +58,8 @@ pub struct DeliverySettings {
     pub principal_budget_bytes: u64,
     /// What a drained sender is told to wait before it opens again.
     pub reconnect_after: Duration,
+    /// Links the span of a write to the trace context (W3C `traceparent`) of what produced its first batch.
+    pub link: fn(&tracing::Span, &str),
 }
 
 impl Default for DeliverySettings {
@@ -68,6 +70,7 @@ impl Default for DeliverySettings {
             budget_bytes: limits::BUDGET_BYTES,
             principal_budget_bytes: 0,
             reconnect_after: Duration::from_secs(1),
+            link: |_, _| {},
         }
     }
 }

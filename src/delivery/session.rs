@@ -149,7 +149,7 @@ pub(super) fn start(start: Start) {
     let entry = start.place.entry.clone();
     let span = tracing::info_span!(
         "push_session",
-        stream = %start.order.stream,
+        stream = %start.order.stream.name,
         sink = %start.order.sink.name,
         kind = start.order.sink.kind.as_str(),
         epoch = start.note.epoch.0,
@@ -175,6 +175,7 @@ impl Drop for Farewell {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, on its way through one loop")]
 enum Woken {
     Call(Call),
     Line(LineEvent),
@@ -502,7 +503,11 @@ impl Task {
         self.stirred = unit.committed;
         self.tail = unit.mark;
         self.pressed = false;
-        self.line.commit(unit);
+        let span = tracing::info_span!("write", first = unit.first, next = unit.mark.next);
+        if let Some(traceparent) = &unit.traceparent {
+            (self.delivery.settings().link)(&span, traceparent);
+        }
+        self.line.commit(unit, span);
         Ok(true)
     }
 

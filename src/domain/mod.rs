@@ -16,6 +16,8 @@ pub mod schema;
 pub mod server;
 mod sessions;
 pub mod table;
+#[cfg(test)]
+mod tests;
 pub mod token;
 
 use std::{

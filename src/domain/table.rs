@@ -22,8 +22,8 @@ use super::{
 use crate::{
     clock::Timestamp,
     connectors::{
+        connector::TableLookup,
         error::{ConnectorError, ConnectorErrorKind},
-        local::TableLookup,
     },
     name::{PrincipalName, QualifiedName},
     problem::{Problem, Reason, Violation},
@@ -456,8 +456,12 @@ impl Domain {
         let stream = format!("\u{1}request {}", ticket.place());
         let (old, _) = self.0.rows.fence(uid, &stream, 0).await.map_err(|fault| rows_problem(fault, name))?;
         let answer = if old.finished {
-            let ignored = (rows.len() as u64).saturating_sub(old.rows + old.rejected);
-            InsertedRows { inserted: old.rows, updated: if on_conflict == store::rows::OnConflict::Update { ignored } else { 0 }, ignored: 0 }
+            // Of the rows that were not new, the mark does not say more than that they met old ones.
+            let met = (rows.len() as u64).saturating_sub(old.rows);
+            match on_conflict {
+                store::rows::OnConflict::Update => InsertedRows { inserted: old.rows, updated: met, ignored: 0 },
+                _ => InsertedRows { inserted: old.rows, updated: 0, ignored: met },
+            }
         } else {
             let new = StreamMark { next: rows.len() as u64, finished: true, ..old };
             let (_, written) = self.0.rows.commit(uid, &stream, old, new, rows, on_conflict).await.map_err(|fault| rows_problem(fault, name))?;

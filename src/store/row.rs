@@ -26,11 +26,17 @@ pub fn check_row(schema: &RecordSchema, line: Bytes) -> Result<Row, RecordFault>
     let mut found: Vec<Option<Canonical>> = vec![None; schema.columns.len()];
     let mut faults = Faults::default();
     let visitor = RowVisitor { schema, found: &mut found, faults: &mut faults };
-    serde_json::Deserializer::from_slice(&line).deserialize_map(visitor).map_err(|fault| RecordFault {
+    let unparsable = |fault: &dyn fmt::Display| RecordFault {
         kind: RecordFaultKind::Unparsable,
         message: format!("the record is not a JSON object: {fault}"),
         column: None,
-    })?;
+    };
+    // Rows share values of the store, a line each.
+    if line.contains(&b'\n') {
+        return Err(unparsable(&"it has more than one line"));
+    }
+    let mut text = serde_json::Deserializer::from_slice(&line);
+    text.deserialize_map(visitor).and_then(|()| text.end()).map_err(|fault| unparsable(&fault))?;
     for (column, value) in schema.columns.iter().zip(&found) {
         if value.is_none() && !column.nullable {
             faults.add(column, format!("column {:?} is missing and not nullable", column.name));
@@ -181,17 +187,20 @@ fn canonical(column: &Column, raw: &str) -> Result<Canonical, String> {
             Ok(Canonical::new(raw, raw.to_owned(), terminated(&bytes)))
         }
         ColumnType::Date => {
-            let date: jiff::civil::Date = parsed(raw).ok_or("a date as in \"2026-11-24\"")?;
+            let date = shaped(raw, "0000-00-00").and_then(|text| text.parse::<jiff::civil::Date>().ok()).ok_or("a date as in \"2026-11-24\"")?;
             Ok(Canonical::new(raw, format!("\"{date}\""), ordered(i64::from(date.year()) * 400 + i64::from(date.day_of_year()))))
         }
         ColumnType::Time => {
-            let time: jiff::civil::Time = parsed(raw).ok_or("a time of day as in \"13:45:00.123456\"")?;
-            let micros = time.duration_since(jiff::civil::Time::midnight()).as_micros();
-            Ok(Canonical::new(raw, format!("\"{time}\""), ordered(i64::try_from(micros).unwrap_or(i64::MAX))))
+            let wanted = "a time of day as in \"13:45:00.123456\"";
+            let time = shaped(raw, "00:00:00*").and_then(|text| text.parse::<jiff::civil::Time>().ok()).ok_or(wanted)?;
+            let nanos = time.duration_since(jiff::civil::Time::midnight()).as_nanos();
+            Ok(Canonical::new(raw, format!("\"{time}\""), ordered(i64::try_from(nanos).unwrap_or(i64::MAX))))
         }
         ColumnType::Timestamp => {
-            let at: jiff::Timestamp = parsed(raw).ok_or("an instant as in \"2026-11-24T13:45:00.123456Z\"")?;
-            Ok(Canonical::new(raw, format!("\"{at}\""), ordered(at.as_microsecond())))
+            let wanted = "an instant as in \"2026-11-24T13:45:00.123456Z\"";
+            let at = shaped(raw, "0000-00-00T00:00:00*").and_then(|text| text.parse::<jiff::Timestamp>().ok()).ok_or(wanted)?;
+            let order = (at.as_nanosecond().cast_unsigned() ^ (1 << 127)).to_be_bytes().to_vec();
+            Ok(Canonical::new(raw, format!("\"{at}\""), order))
         }
         ColumnType::Uuid => {
             let id: uuid::Uuid = parsed(raw).ok_or("a UUID")?;
@@ -216,6 +225,21 @@ fn string(raw: &str) -> Option<Cow<'_, str>> {
 
 fn parsed<T: std::str::FromStr>(raw: &str) -> Option<T> {
     string(raw)?.parse().ok()
+}
+
+/// The text of a date, a time or both that begins as `shape` (`0` any digit, `T` also a space or `t`, `*` anything but an annotation). The parser behind it is
+/// more lenient: it drops a time behind a date, a zone's name, and the sixtieth second, all without a word.
+fn shaped<'a>(raw: &'a str, shape: &str) -> Option<Cow<'a, str>> {
+    let text = string(raw)?;
+    let (fixed, open) = shape.strip_suffix('*').map_or((shape, false), |fixed| (fixed, true));
+    let fits = |(byte, wanted): (u8, u8)| match wanted {
+        b'0' => byte.is_ascii_digit(),
+        b'T' => matches!(byte, b'T' | b't' | b' '),
+        other => byte == other,
+    };
+    let (head, tail) = text.as_bytes().split_at_checked(fixed.len())?;
+    let as_shaped = head.iter().copied().zip(fixed.bytes()).all(fits) && (open || tail.is_empty());
+    (as_shaped && !tail.contains(&b'[') && !(open && head.ends_with(b":60"))).then_some(text)
 }
 
 /// A number's text, also where it came as a string of digits, as senders of large integers do.
@@ -282,7 +306,13 @@ fn terminated(bytes: &[u8]) -> Vec<u8> {
 fn encode_key(schema: &RecordSchema, found: &[Option<Canonical>]) -> Result<Option<Vec<u8>>, RecordFault> {
     let mut key = None;
     for (column, value) in schema.columns.iter().zip(found).filter(|(column, _)| column.primary_key) {
-        let order = value.as_ref().map(|value| value.order.as_slice()).unwrap_or_default();
+        let Some(order) = value.as_ref().filter(|value| value.text != "null").map(|value| value.order.as_slice()) else {
+            return Err(RecordFault {
+                kind: RecordFaultKind::Invalid,
+                message: format!("column {:?} is part of the primary key and must have a value", column.name),
+                column: Some(column.name.clone()),
+            });
+        };
         key.get_or_insert_with(Vec::new).extend_from_slice(order);
         if key.as_ref().is_some_and(|key| key.len() + 64 > limits::STORE_KEY_BYTES_MAX) {
             return Err(RecordFault {
@@ -384,6 +414,41 @@ mod tests {
         let mut schema = one(column_type);
         schema.columns[0].primary_key = true;
         check_row(&schema, Bytes::from(format!("{{\"v\":{value}}}"))).unwrap().key.unwrap()
+    }
+
+    #[test]
+    fn nothing_of_a_value_is_dropped_without_a_word() {
+        for (column_type, value) in [
+            (ColumnType::Date, "2026-11-24T10:00:00"),
+            (ColumnType::Date, "-000001-01-01"),
+            (ColumnType::Time, "2026-11-24T10:00:00"),
+            (ColumnType::Time, "23:59:60"),
+            (ColumnType::Timestamp, "2026-12-31T23:59:60Z"),
+            (ColumnType::Timestamp, "2026-11-24T23:59:50Z[America/New_York]"),
+            (ColumnType::Timestamp, "2026-11-24T23:59:50"),
+        ] {
+            let taken = check(&one(column_type), &format!("\"{value}\""));
+            assert!(taken.is_err(), "{column_type:?} took {value} as {taken:?}");
+        }
+        assert_eq!(check(&one(ColumnType::Timestamp), "\"2026-11-24 13:45:00.5+01:00\"").unwrap(), "{\"v\":\"2026-11-24T12:45:00.5Z\"}");
+        let key = |value: &str| check_row(&keyed(ColumnType::Timestamp), format!("{{\"v\":\"2026-11-24T13:45:00.{value}Z\"}}").into()).unwrap().key;
+        assert!(key("000000001") < key("000000002"), "instants that differ have different keys");
+        for line in ["{\"v\":1} x", "{\"v\":1}{\"v\":2}", "{\"v\":\n1}"] {
+            let fault = check_row(&one(ColumnType::Int8), Bytes::from_static(line.as_bytes())).unwrap_err();
+            assert_eq!(fault.kind, RecordFaultKind::Unparsable, "{line:?}");
+        }
+    }
+
+    fn keyed(column_type: ColumnType) -> RecordSchema {
+        RecordSchema { columns: vec![Column { primary_key: true, nullable: true, ..column("v", column_type) }] }
+    }
+
+    #[test]
+    fn a_primary_key_has_a_value_whatever_its_column_says() {
+        for line in ["{\"v\":null}", "{}"] {
+            let fault = check_row(&keyed(ColumnType::Int8), Bytes::from_static(line.as_bytes())).unwrap_err();
+            assert!(fault.message.contains("primary key"), "{fault:?}");
+        }
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! Why: local tables: the rows of a unit, its stream's mark and its fence change in one transaction. Never authorizes and never knows a sink.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, PoisonError},
 };
 
@@ -59,7 +59,7 @@ pub struct StreamMark {
     pub finished: bool,
     /// Rows this stream added.
     pub rows: u64,
-    /// Their bytes.
+    /// By how many bytes it made the table grow; modulo 2^64, because it may have replaced larger rows of other streams.
     pub bytes: u64,
 }
 
@@ -86,8 +86,17 @@ pub struct Written {
     pub ignored: u64,
     /// Bytes of the rows written.
     pub bytes: u64,
+    /// Bytes of the rows they replaced.
+    pub replaced_bytes: u64,
     /// The number of the first new row, in a table without a primary key.
     pub first_row: Option<u64>,
+}
+
+impl Written {
+    /// A table's bytes after this.
+    fn grown(&self, bytes: u64) -> u64 {
+        bytes.wrapping_add(self.bytes).wrapping_sub(self.replaced_bytes)
+    }
 }
 
 /// Why rows were not written.
@@ -96,7 +105,7 @@ pub enum RowsError {
     /// Another epoch has the stream.
     #[error("the stream has a newer writer (epoch {0})")]
     Fenced(u64),
-    /// The row at this place has a primary key that is there already, or twice among the new rows.
+    /// The row at this place has a primary key that is there already, or twice among the new rows; [`Rows::duplicates`] tells the others.
     #[error("row {0} has a primary key that is there already")]
     Duplicate(usize),
     /// The table would grow beyond its limit of bytes.
@@ -153,7 +162,8 @@ impl Rows {
 
     /// Removes the rows and marks of a table that is noted as dropped.
     pub async fn remove_all(&self, table: Uuid) -> Result<(), StoreError> {
-        for part in [ROWS, MARKS] {
+        // Marks first: without its mark no stream can add rows any more.
+        for part in [MARKS, ROWS] {
             loop {
                 let entries = self.store.scan(part, table.as_bytes(), None, 256).await?;
                 if entries.is_empty() {
@@ -169,10 +179,10 @@ impl Rows {
 
     /// How many rows a table has, and their bytes.
     pub async fn size(&self, table: Uuid) -> Result<(u64, u64), StoreError> {
-        let mut size = (0, 0);
+        let mut size = (0_u64, 0_u64);
         for (_, value) in self.store.scan(MARKS, table.as_bytes(), None, usize::MAX).await? {
             let mark = decode_mark(&value)?;
-            size = (size.0 + mark.rows, size.1 + mark.bytes);
+            size = (size.0 + mark.rows, size.1.wrapping_add(mark.bytes));
         }
         Ok(size)
     }
@@ -203,7 +213,7 @@ impl Rows {
             let old = decode_mark(&found)?;
             let sum = self.store.get(MARKS, &inserts).await?;
             let mut total = sum.as_deref().map(decode_mark).transpose()?.unwrap_or_default();
-            (total.rows, total.bytes) = (total.rows + old.rows, total.bytes + old.bytes);
+            (total.rows, total.bytes) = (total.rows + old.rows, total.bytes.wrapping_add(old.bytes));
             let transaction = Transaction::new().expect(MARKS, key.clone(), Some(found)).expect(MARKS, inserts.clone(), sum);
             match self.store.transact(transaction.delete(MARKS, key.clone()).put(MARKS, inserts.clone(), encode_mark(&total)?)).await {
                 Ok(()) => return Ok(()),
@@ -245,14 +255,14 @@ impl Rows {
     async fn add_mark(&self, table: Uuid, behind: &Behind, written: Written, transaction: Transaction) -> Result<(Transaction, StreamMark), RowsError> {
         let (key, found, mark) = match behind {
             Behind::Stream { key, old, new } => {
-                let mark = StreamMark { epoch: old.epoch, rows: old.rows + written.inserted, bytes: old.bytes + written.bytes, ..*new };
+                let mark = StreamMark { epoch: old.epoch, rows: old.rows + written.inserted, bytes: written.grown(old.bytes), ..*new };
                 (key.clone(), Some(encode_mark(old)?), mark)
             }
             Behind::Inserts => {
                 let key = mark_key(table, INSERTS);
                 let found = self.store.get(MARKS, &key).await?;
                 let mut total = found.as_deref().map(decode_mark).transpose()?.unwrap_or_default();
-                (total.rows, total.bytes) = (total.rows + written.inserted, total.bytes + written.bytes);
+                (total.rows, total.bytes) = (total.rows + written.inserted, written.grown(total.bytes));
                 (key, found, total)
             }
         };
@@ -282,10 +292,11 @@ impl Rows {
                 now.next_row = Some(first + rows.len() as u64);
                 packed(table, first, rows)
             };
-            if bytes + written.bytes > self.table_bytes_max {
+            let grown = written.grown(bytes);
+            if grown > self.table_bytes_max && written.bytes > written.replaced_bytes {
                 return Err(RowsError::Full(self.table_bytes_max));
             }
-            now.bytes = Some(bytes + written.bytes);
+            now.bytes = Some(grown);
             let rows_conditions = transaction.conditions.len();
             let (transaction, mark) = self.add_mark(table, behind, written, transaction).await?;
             let mut commit = self.store.transact(transaction);
@@ -347,28 +358,48 @@ impl Rows {
     async fn keyed(&self, table: Uuid, rows: &[Row], on_conflict: OnConflict) -> Result<(Written, Transaction), RowsError> {
         let mut written = Written::default();
         let mut transaction = Transaction::new();
-        let mut mine: HashMap<&[u8], ()> = HashMap::new();
+        let mut mine: HashMap<&[u8], u64> = HashMap::new();
         for (place, row) in rows.iter().enumerate() {
             let Some(primary) = &row.key else { return Err(RowsError::Duplicate(place)) };
             let key = row_key(table, primary);
-            let found = self.store.get(ROWS, &key).await?;
-            let twice = mine.insert(primary, ()).is_some();
-            match (found.is_some() || twice, on_conflict) {
-                (true, OnConflict::Error) => return Err(RowsError::Duplicate(place)),
-                (true, OnConflict::Ignore) => {
+            let length = row.json.len() as u64;
+            // The row this one would meet: one of its own batch, or the stored one.
+            let met = match mine.get(primary.as_slice()) {
+                Some(length) => Some(*length),
+                None => self.store.get(ROWS, &key).await?.map(|value| value.len().saturating_sub(PACK_HEAD) as u64),
+            };
+            match (met, on_conflict) {
+                (Some(_), OnConflict::Error) => return Err(RowsError::Duplicate(place)),
+                (Some(_), OnConflict::Ignore) => {
                     written.ignored += 1;
                     continue;
                 }
-                (true, OnConflict::Update) => written.updated += 1,
-                (false, _) => {
+                (Some(old), OnConflict::Update) => {
+                    written.updated += 1;
+                    written.replaced_bytes += old;
+                }
+                (None, _) => {
                     written.inserted += 1;
                     transaction = transaction.absent(ROWS, key.clone());
                 }
             }
-            written.bytes += row.json.len() as u64;
+            mine.insert(primary, length);
+            written.bytes += length;
             transaction = transaction.put(ROWS, key, pack(std::slice::from_ref(row)));
         }
         Ok((written, transaction))
+    }
+
+    /// The places of all rows whose primary key is there already, or came before among them: a caller that must leave them out learns of them at once.
+    pub async fn duplicates(&self, table: Uuid, rows: &[Row]) -> Result<Vec<usize>, StoreError> {
+        let mut mine = HashSet::new();
+        let mut places = Vec::new();
+        for (place, primary) in rows.iter().enumerate().filter_map(|(place, row)| Some((place, row.key.as_deref()?))) {
+            if !mine.insert(primary) || self.store.get(ROWS, &row_key(table, primary)).await?.is_some() {
+                places.push(place);
+            }
+        }
+        Ok(places)
     }
 
     /// Begins a scan, or goes on with one from its token.
@@ -626,6 +657,24 @@ mod tests {
             assert_eq!(all(&rows_of, table, true).await, ["z", "b", "c"].map(Bytes::from));
             assert_eq!(rows_of.size(table).await.unwrap().0, 3);
         }
+    }
+
+    #[tokio::test]
+    async fn replacing_rows_does_not_fill_a_table() {
+        let store: SharedStore = Arc::new(MemoryStore::new());
+        let rows_of = Rows::new(store.clone(), 1_000);
+        let table = Uuid::new_v4();
+        let row = |length: usize| [Row { json: "x".repeat(length).into(), key: Some(vec![1]) }];
+        for length in (1..500).rev() {
+            rows_of.insert(table, &row(length), OnConflict::Update).await.unwrap();
+        }
+        assert_eq!(rows_of.size(table).await.unwrap(), (1, 1));
+        // A stream that made another's row smaller still leaves a true sum.
+        rows_of.insert(table, &row(900), OnConflict::Update).await.unwrap();
+        let (mark, _) = rows_of.fence(table, "s", 1).await.unwrap();
+        rows_of.commit(table, "s", mark, StreamMark { next: 1, ..mark }, &row(10), OnConflict::Update).await.unwrap();
+        assert_eq!(rows_of.size(table).await.unwrap(), (1, 10));
+        assert_eq!(Rows::new(store, 1_000).size(table).await.unwrap(), (1, 10));
     }
 
     #[tokio::test]

@@ -1,21 +1,21 @@
 //! Why: sled made durable: one writer commits in groups and answers only after its own `fdatasync`, because sled's flush is none. Never lets a page become a blob.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs::{self, File},
     os::unix::fs::FileExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::JoinHandle,
 };
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, oneshot, watch};
 
 use super::{
     Changed, Condition, Entry, FACTS, Store, StoreError, Table, Transaction, Verified, Watch, Write, check_size,
@@ -32,6 +32,10 @@ const BALLAST_BYTES: u64 = 64 << 20;
 
 /// Where the log counts its groups; no table's key begins like it.
 const GROUPS_KEY: &[u8] = b"groups";
+/// Noted while an import is under way, in the store's own facts.
+const IMPORTING: &[u8] = b"importing";
+/// Bytes of an import that become durable together.
+const IMPORT_BYTES: usize = 4 << 20;
 
 /// How a store is opened.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +61,9 @@ pub enum Durability {
     Full,
     /// sled's flush alone: only for the control run of the crash test, which must go red.
     WithoutSync,
+    /// Every sync after the first takes a while and then fails, as on a disk that is full or dying.
+    #[cfg(test)]
+    FailingSync,
 }
 
 /// The embedded store.
@@ -66,18 +73,52 @@ pub struct SledStore {
     requests: Mutex<Option<SyncSender<Request>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     broken: Arc<Mutex<Option<StoreError>>>,
+    unsettled: Arc<Unsettled>,
     changes: broadcast::Sender<Changed>,
 }
 
 enum Request {
     Transact(Transaction, oneshot::Sender<Result<(), StoreError>>),
     Sync(oneshot::Sender<Result<(), StoreError>>),
+    /// Reads between two groups, when nothing changes.
+    Look(Box<dyn FnOnce(&sled::Tree) + Send>),
+}
+
+/// A caller, and what it is told once the group is durable; the transaction is for those who watch.
+type Waiting = (oneshot::Sender<Result<(), StoreError>>, Result<Option<Transaction>, StoreError>);
+
+/// Keys that are applied and not durable yet. A reader that met one waits for the sync: otherwise a power cut could take back what it went on to tell,
+/// such as the kept answer of a request.
+#[derive(Debug)]
+struct Unsettled {
+    keys: Mutex<BTreeSet<Vec<u8>>>,
+    settled: watch::Sender<()>,
+}
+
+impl Unsettled {
+    fn new() -> Self {
+        Self { keys: Mutex::default(), settled: watch::Sender::new(()) }
+    }
+
+    /// Before a transaction is applied.
+    fn add(&self, transaction: &Transaction) {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        for write in &transaction.writes {
+            let (Write::Put(table, key, _) | Write::Delete(table, key)) = write;
+            keys.insert(full_key(Space::Row, *table, key));
+        }
+    }
+
+    /// After the sync.
+    fn clear(&self) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
 }
 
 impl SledStore {
     /// Opens or makes the store in `dir`, and verifies its small tables. Blocks; a corrupt store is an error, not a panic.
     pub fn open(dir: &Path, options: SledOptions) -> Result<Self, StoreError> {
-        let new = !dir.join("db").exists();
+        let missing = !dir.join("db").exists();
         fs::create_dir_all(dir).map_err(|fault| unavailable("its directory cannot be made", &fault))?;
         let config = sled::Config::new().path(dir).flush_every_ms(None).cache_capacity(options.cache_bytes);
         // sled panics on damage that it finds while it recovers.
@@ -88,6 +129,8 @@ impl SledStore {
             file.map_err(|fault| unavailable("its files cannot be opened", &fault))
         };
         let disk = Disk { dir: dir.to_owned(), file: opened("db")?, witness: opened("witness")?, durability: options.durability };
+        // Files without a row and without a witness are of a first start that did not come to its end; nothing was acknowledged there.
+        let new = missing || disk.never_used(&tree)?;
         if new {
             disk.sync_all_of_a_new_store()?;
         }
@@ -99,24 +142,27 @@ impl SledStore {
         let changes = broadcast::channel(1_024).0;
         let (requests, queue) = sync_channel(1_024);
         let groups = disk.compare_with_witness(&tree)?;
-        let mut committer = Committer { db, tree: tree.clone(), disk, groups, broken: broken.clone(), changes: changes.clone() };
+        let unsettled = Arc::new(Unsettled::new());
+        let mut committer =
+            Committer { db, tree: tree.clone(), disk, groups, broken: broken.clone(), unsettled: Arc::clone(&unsettled), changes: changes.clone() };
         let (facts, format) = migrate::PLACE;
         if let Some(note) = migrate::check(committer.read(facts, format)?.as_deref(), new)? {
             committer.apply(&note)?;
             committer.make_durable()?;
         }
+        if committer.read(FACTS, IMPORTING)?.is_some() {
+            return Err(StoreError::Corrupt(format!("an import into {} was interrupted; import again into a new directory", dir.display())));
+        }
+        let verified = catch_unwind(AssertUnwindSafe(|| verify_tables(&tree, |table| table.verified_at_open))).map_err(|_| damaged(dir))??;
+        if let Some(fault) = verified.faults.first() {
+            let count = verified.faults.len();
+            return Err(StoreError::Corrupt(format!("{fault} ({count} faults in all); restore an export with `datasink store import`")));
+        }
         let writer = std::thread::Builder::new()
             .name("store-committer".to_owned())
             .spawn(move || committer.run(&queue))
             .map_err(|fault| unavailable("its writer cannot be started", &fault))?;
-        let store = Self { tree, requests: Mutex::new(Some(requests)), writer: Mutex::new(Some(writer)), broken, changes };
-        let verified = catch_unwind(AssertUnwindSafe(|| store.verify_tables(|table| table.verified_at_open))).map_err(|_| damaged(dir))??;
-        match verified.faults.first() {
-            None => Ok(store),
-            Some(fault) => {
-                Err(StoreError::Corrupt(format!("{fault} ({} faults in all); restore an export with `datasink store import`", verified.faults.len())))
-            }
-        }
+        Ok(Self { tree, requests: Mutex::new(Some(requests)), writer: Mutex::new(Some(writer)), broken, unsettled, changes })
     }
 
     fn sound(&self) -> Result<(), StoreError> {
@@ -142,40 +188,37 @@ impl SledStore {
         answer.await.map_err(|_| self.sound().err().unwrap_or_else(closed))
     }
 
-    /// Every table that ever had a row, by name, from the root records.
-    fn tables(&self) -> Result<Vec<Table>, StoreError> {
-        let mut tables = Vec::new();
-        for entry in self.tree.scan_prefix([Space::Root as u8]) {
-            let (full, stored) = entry.map_err(|fault| sled_fault(&fault))?;
-            let name = std::str::from_utf8(&full[1..full.len() - 1]).map_err(|_| StoreError::Corrupt("a table's name cannot be read".to_owned()))?;
-            tables.push(Table::named(name, Root::from_stored(name, &stored)?.verified_at_open));
-        }
-        Ok(tables)
+    /// Reads what is durable; sled's panics on damage become errors.
+    fn reading<T>(&self, read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.sound()?;
+        catch_unwind(AssertUnwindSafe(read))
+            .unwrap_or_else(|_| Err(StoreError::Corrupt("its engine failed to read; restore an export with `datasink store import`".to_owned())))
     }
 
-    fn verify_tables(&self, which: impl Fn(Table) -> bool) -> Result<Verified, StoreError> {
-        let mut verified = Verified::default();
-        for table in self.tables()?.into_iter().filter(|table| which(*table)) {
-            let mut found = Root::default();
-            for entry in self.tree.scan_prefix(full_key(Space::Row, table, b"")) {
-                let (full, stored) = entry.map_err(|fault| sled_fault(&fault))?;
-                let key = &full[table.name.len() + 2..];
-                match value_of(&self.tree, table, key, &stored) {
-                    Ok(value) => found.add(codec::row_hash(key, &value)),
-                    Err(StoreError::Corrupt(fault)) => {
-                        found.rows += 1;
-                        verified.faults.push(format!("table {}: {fault}", table.name));
-                    }
-                    Err(other) => return Err(other),
-                }
+    /// Waits until no key that `met` knows is applied and not durable. Keys are noted before they are applied, so a read that came first has missed none.
+    async fn settled(&self, met: impl Fn(&BTreeSet<Vec<u8>>) -> bool) -> Result<(), StoreError> {
+        let mut settled = self.unsettled.settled.subscribe();
+        loop {
+            self.sound()?;
+            if !met(&self.unsettled.keys.lock().unwrap_or_else(PoisonError::into_inner)) {
+                return Ok(());
             }
-            let root = Root::read(&self.tree, table)?;
-            if verified.faults.is_empty() && (root.rows, root.hash) != (found.rows, found.hash) {
-                verified.faults.push(format!("table {} has {} rows where {} were written, or other ones", table.name, found.rows, root.rows));
+            if settled.changed().await.is_err() {
+                return self.sound();
             }
-            verified.rows.insert(table.name.to_owned(), found.rows);
         }
-        Ok(verified)
+    }
+
+    /// Runs `look` in the writer's thread between two groups, so that it sees one point in time and only what is durable.
+    async fn look<T: Send + 'static>(&self, look: impl FnOnce(&sled::Tree) -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
+        self.sound()?;
+        self.request(|reply| {
+            Request::Look(Box::new(move |tree| {
+                let failed = |_| Err(StoreError::Corrupt("its engine failed to read; restore an export with `datasink store import`".to_owned()));
+                let _ = reply.send(catch_unwind(AssertUnwindSafe(|| look(tree))).unwrap_or_else(failed));
+            }))
+        })
+        .await?
     }
 }
 
@@ -192,27 +235,38 @@ impl Drop for SledStore {
 #[async_trait]
 impl Store for SledStore {
     async fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        match self.tree.get(full_key(Space::Row, table, key)).map_err(|fault| sled_fault(&fault))? {
+        let full = full_key(Space::Row, table, key);
+        let found = self.reading(|| match self.tree.get(&full).map_err(|fault| sled_fault(&fault))? {
             None => Ok(None),
             Some(stored) => value_of(&self.tree, table, key, &stored).map(Some),
-        }
+        });
+        self.settled(|unsettled| unsettled.contains(&full)).await?;
+        found
     }
 
     async fn scan(&self, table: Table, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Entry>, StoreError> {
         let start = full_key(Space::Row, table, after.filter(|after| *after >= prefix).unwrap_or(prefix));
         let within = full_key(Space::Row, table, prefix);
-        let mut entries = Vec::new();
-        for entry in self.tree.range(start..) {
-            let (full, stored) = entry.map_err(|fault| sled_fault(&fault))?;
-            if !full.starts_with(&within) || entries.len() == limit {
-                break;
+        let found = self.reading(|| {
+            let mut entries = Vec::new();
+            for entry in self.tree.range(start.as_slice()..) {
+                let (full, stored) = entry.map_err(|fault| sled_fault(&fault))?;
+                if !full.starts_with(&within) || entries.len() == limit {
+                    break;
+                }
+                let key = &full[table.name.len() + 2..];
+                if after.is_none_or(|after| key > after) {
+                    entries.push((key.to_vec(), value_of(&self.tree, table, key, &stored)?));
+                }
             }
-            let key = &full[table.name.len() + 2..];
-            if after.is_none_or(|after| key > after) {
-                entries.push((key.to_vec(), value_of(&self.tree, table, key, &stored)?));
-            }
-        }
-        Ok(entries)
+            Ok(entries)
+        });
+        // Where the limit ended the scan, what lies behind its last row was not met.
+        let end =
+            found.as_ref().ok().filter(|entries| entries.len() == limit).and_then(|entries| entries.last()).map(|(key, _)| full_key(Space::Row, table, key));
+        let met = |key: &Vec<u8>| key.starts_with(&within) && end.as_ref().is_none_or(|end| key <= end);
+        self.settled(|unsettled| unsettled.range(start.clone()..).next().is_some_and(met)).await?;
+        found
     }
 
     async fn transact(&self, transaction: Transaction) -> Result<(), StoreError> {
@@ -231,37 +285,84 @@ impl Store for SledStore {
     }
 
     async fn export(&self, to: &Path) -> Result<u64, StoreError> {
-        let mut rows = Vec::new();
-        for table in self.tables()?.into_iter().filter(|table| *table != FACTS) {
-            for entry in self.tree.scan_prefix(full_key(Space::Row, table, b"")) {
-                let (full, stored) = entry.map_err(|fault| sled_fault(&fault))?;
-                let key = &full[table.name.len() + 2..];
-                rows.push((table, key.to_vec(), value_of(&self.tree, table, key, &stored)?));
-            }
-        }
-        export::write(to, rows.into_iter().map(Ok))
+        let to = to.to_owned();
+        self.look(move |tree| export_tree(tree, &to)).await
     }
 
     async fn import(&self, from: &Path) -> Result<u64, StoreError> {
-        if self.tables()?.iter().any(|table| *table != FACTS) {
+        if self.look(tables).await?.iter().any(|table| *table != FACTS) {
             return Err(StoreError::Unavailable("an export can only be read into an empty store".to_owned()));
         }
         let all = export::read(from)?;
         let count = all.len() as u64;
+        // A crash from here to the end leaves a part, which must not pass for the whole.
+        self.transact(Transaction::new().put(FACTS, IMPORTING, Bytes::new())).await?;
         let mut transaction = Transaction::new();
+        let mut bytes = 0;
         for (table, key, value) in all {
+            bytes += key.len() + value.len();
             transaction = transaction.put(table, key, value);
-            if transaction.writes.len() >= 256 {
+            if bytes >= IMPORT_BYTES {
+                bytes = 0;
                 self.transact(std::mem::take(&mut transaction)).await?;
             }
         }
-        self.transact(transaction).await?;
+        self.transact(transaction.delete(FACTS, IMPORTING)).await?;
         Ok(count)
     }
 
     async fn verify(&self) -> Result<Verified, StoreError> {
-        self.verify_tables(|_| true)
+        self.look(|tree| verify_tables(tree, |_| true)).await
     }
+}
+
+/// Every table that ever had a row, by name, from the root records.
+fn tables(tree: &sled::Tree) -> Result<Vec<Table>, StoreError> {
+    let mut tables = Vec::new();
+    for entry in tree.scan_prefix([Space::Root as u8]) {
+        let (full, stored) = entry.map_err(|fault| sled_fault(&fault))?;
+        let name = std::str::from_utf8(&full[1..full.len() - 1]).map_err(|_| StoreError::Corrupt("a table's name cannot be read".to_owned()))?;
+        tables.push(Table::named(name, Root::from_stored(name, &stored)?.verified_at_open));
+    }
+    Ok(tables)
+}
+
+fn verify_tables(tree: &sled::Tree, which: impl Fn(Table) -> bool) -> Result<Verified, StoreError> {
+    let mut verified = Verified::default();
+    for table in tables(tree)?.into_iter().filter(|table| which(*table)) {
+        let mut found = Root::default();
+        for entry in tree.scan_prefix(full_key(Space::Row, table, b"")) {
+            let (full, stored) = entry.map_err(|fault| sled_fault(&fault))?;
+            let key = &full[table.name.len() + 2..];
+            match value_of(tree, table, key, &stored) {
+                Ok(value) => found.add(codec::row_hash(key, &value)),
+                Err(StoreError::Corrupt(fault)) => {
+                    found.rows += 1;
+                    verified.faults.push(format!("table {}: {fault}", table.name));
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        let root = Root::read(tree, table)?;
+        if verified.faults.is_empty() && (root.rows, root.hash) != (found.rows, found.hash) {
+            verified.faults.push(format!("table {} has {} rows where {} were written, or other ones", table.name, found.rows, root.rows));
+        }
+        verified.rows.insert(table.name.to_owned(), found.rows);
+    }
+    Ok(verified)
+}
+
+/// Every row but the store's own facts.
+fn export_tree(tree: &sled::Tree, to: &Path) -> Result<u64, StoreError> {
+    let tables = tables(tree)?.into_iter().filter(|table| *table != FACTS);
+    let rows = tables.flat_map(|table| {
+        tree.scan_prefix(full_key(Space::Row, table, b"")).map(move |entry| {
+            let (full, stored) = entry.map_err(|fault| sled_fault(&fault))?;
+            let key = &full[table.name.len() + 2..];
+            Ok((table, key.to_vec(), value_of(tree, table, key, &stored)?))
+        })
+    });
+    export::write(to, rows)
 }
 
 /// The one writer: owns the database.
@@ -272,6 +373,7 @@ struct Committer {
     /// Groups committed since the store was made.
     groups: u64,
     broken: Arc<Mutex<Option<StoreError>>>,
+    unsettled: Arc<Unsettled>,
     changes: broadcast::Sender<Changed>,
 }
 
@@ -281,63 +383,85 @@ impl Committer {
             let mut group = Vec::new();
             let mut bytes = 0;
             let mut next = Some(first);
+            let mut look = None;
             while let Some(request) = next.take() {
-                if let Request::Transact(transaction, _) = &request {
-                    bytes += transaction.byte_count();
+                match request {
+                    Request::Look(wanted) => {
+                        look = Some(wanted);
+                        break;
+                    }
+                    Request::Transact(ref transaction, _) => bytes += transaction.byte_count(),
+                    Request::Sync(_) => {}
                 }
                 group.push(request);
                 if group.len() < GROUP_MAX && bytes < GROUP_BYTES_MAX {
-                    next = match queue.try_recv() {
-                        Ok(request) => Some(request),
-                        Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-                    };
+                    next = queue.try_recv().ok();
                 }
             }
             self.commit(group);
+            if let Some(look) = look {
+                look(&self.tree);
+            }
         }
     }
 
-    /// Applies a group, syncs once, then answers everybody. Readers may see rows of a group that is not synced yet; nothing may be promised on what was only
-    /// read: whoever must know that a row is durable writes (a fence, a mark) and waits for that answer, which covers all that was applied before it.
+    /// Applies a group, syncs once, then answers everybody, also those whose conditions do not hold: they may not hold because of a change that is not durable yet.
     fn commit(&mut self, group: Vec<Request>) {
-        let mut waiting = Vec::new();
+        let mut waiting: Vec<Waiting> = Vec::new();
+        let mut changed = false;
         let mut failure = self.broken.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for request in group {
-            match request {
-                Request::Sync(reply) => waiting.push((reply, None)),
-                Request::Transact(transaction, reply) => {
-                    if let Some(failure) = &failure {
-                        answer(reply, Err(failure.clone()));
-                        continue;
-                    }
-                    match catch_unwind(AssertUnwindSafe(|| self.apply(&transaction))) {
-                        Ok(Ok(())) => waiting.push((reply, Some(transaction))),
-                        Ok(Err(conflict @ (StoreError::Conflict(_) | StoreError::TooLarge(_) | StoreError::Corrupt(_)))) => answer(reply, Err(conflict)),
-                        Ok(Err(fault)) => {
-                            failure = Some(fault.clone());
-                            answer(reply, Err(fault));
-                        }
-                        Err(_) => {
-                            let fault = StoreError::Unavailable("its engine failed; restart the service".to_owned());
-                            failure = Some(fault.clone());
-                            answer(reply, Err(fault));
-                        }
-                    }
+            let (transaction, reply) = match request {
+                Request::Transact(transaction, reply) => (transaction, reply),
+                Request::Sync(reply) => {
+                    waiting.push((reply, Ok(None)));
+                    continue;
+                }
+                Request::Look(_) => unreachable!("`run` keeps these out of a group"),
+            };
+            if let Some(failure) = &failure {
+                answer(reply, Err(failure.clone()));
+                continue;
+            }
+            self.unsettled.add(&transaction);
+            match catch_unwind(AssertUnwindSafe(|| self.apply(&transaction))) {
+                Ok(Ok(())) => {
+                    changed = true;
+                    waiting.push((reply, Ok(Some(transaction))));
+                }
+                Ok(Err(refusal @ (StoreError::Conflict(_) | StoreError::TooLarge(_) | StoreError::Corrupt(_)))) => waiting.push((reply, Err(refusal))),
+                Ok(Err(fault)) => {
+                    failure = Some(fault.clone());
+                    answer(reply, Err(fault));
+                }
+                Err(_) => {
+                    let fault = StoreError::Unavailable("its engine failed; restart the service".to_owned());
+                    failure = Some(fault.clone());
+                    answer(reply, Err(fault));
                 }
             }
         }
-        if failure.is_none() && !waiting.is_empty() {
+        if failure.is_none() && changed {
             failure = self.make_durable().err();
         }
+        self.settle(waiting, failure);
+    }
+
+    /// Says how a group ended.
+    fn settle(&self, waiting: Vec<Waiting>, failure: Option<StoreError>) {
         if let Some(fault) = &failure {
             self.disk.free_ballast();
-            // After a failed sync the page cache no longer tells the truth: nothing is acknowledged until a restart has read the disk again.
+            // After a failed sync the page cache no longer tells the truth: nothing is acknowledged or read until a restart has read the disk again.
             self.broken.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| fault.clone());
+        } else {
+            self.unsettled.clear();
         }
-        for (reply, transaction) in waiting {
-            match &failure {
-                Some(fault) => answer(reply, Err(fault.clone())),
-                None => {
+        self.unsettled.settled.send_replace(());
+        for (reply, result) in waiting {
+            match (&failure, result) {
+                (Some(fault), _) => answer(reply, Err(fault.clone())),
+                (None, Err(refusal)) => answer(reply, Err(refusal)),
+                (None, Ok(transaction)) => {
                     if let Some(transaction) = transaction {
                         super::tell(&self.changes, &transaction);
                     }
@@ -507,6 +631,11 @@ impl Disk {
         if self.durability == Durability::Full {
             self.file.sync_data().map_err(|fault| unavailable("its file cannot be synced", &fault))?;
         }
+        #[cfg(test)]
+        if self.durability == Durability::FailingSync && self.witness.metadata().is_ok_and(|facts| facts.len() > 0) {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            return Err(unavailable("its file cannot be synced", &std::io::ErrorKind::StorageFull.into()));
+        }
         self.no_blobs()
     }
 
@@ -516,6 +645,12 @@ impl Disk {
         bytes[..8].copy_from_slice(&groups.to_be_bytes());
         bytes[8..].copy_from_slice(&crc32c::crc32c(&groups.to_be_bytes()).to_be_bytes());
         self.witness.write_all_at(&bytes, 0).map_err(|fault| unavailable("its witness cannot be written", &fault))
+    }
+
+    /// Whether no commit was ever acknowledged here.
+    fn never_used(&self, tree: &sled::Tree) -> Result<bool, StoreError> {
+        let witness = self.witness.metadata().map_err(|fault| unavailable("its witness cannot be read", &fault))?;
+        Ok(witness.len() == 0 && tree.is_empty())
     }
 
     /// How many groups the log has; an error where the witness has seen more. A torn or missing witness says nothing.
@@ -562,7 +697,10 @@ impl Disk {
         if fs::metadata(self.ballast()).is_ok_and(|facts| facts.len() >= BALLAST_BYTES) {
             return;
         }
-        let written = File::create(self.ballast()).and_then(|mut file| std::io::copy(&mut std::io::Read::take(std::io::repeat(0), BALLAST_BYTES), &mut file));
+        // As much again must be free, or a disk that has just been full would be filled by the ballast itself.
+        let written = File::create(self.ballast()).and_then(|mut file| {
+            std::io::copy(&mut std::io::Read::take(std::io::repeat(0), 2 * BALLAST_BYTES), &mut file).and_then(|_| file.set_len(BALLAST_BYTES))
+        });
         if written.is_err() {
             self.free_ballast();
         }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::{
     Condition, SharedStore, Store, StoreError, Table, Transaction,
     memory::MemoryStore,
-    sled::{SledOptions, SledStore},
+    sled::{Durability, SledOptions, SledStore},
 };
 use crate::clock::Timestamp;
 
@@ -227,4 +227,104 @@ async fn flipped_bits_never_pass_for_rows() {
     }
     let _ = std::panic::take_hook();
     assert!(refused > 0, "some flips must hit something ({intact} intact)");
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_nothing_is_acknowledged_and_nothing_read_until_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = SledOptions { ballast: false, durability: Durability::FailingSync, ..SledOptions::default() };
+    let store = SledStore::open(dir.path(), options).unwrap();
+    assert_eq!(store.get(A, b"x").await.unwrap(), None);
+    let read = async {
+        loop {
+            match store.get(A, b"x").await {
+                Ok(None) => tokio::time::sleep(Duration::from_millis(1)).await,
+                other => return other,
+            }
+        }
+    };
+    let conflict = store.transact(Transaction::new().absent(A, b"x".to_vec()).put(A, b"x".to_vec(), "2"));
+    let (written, refused, read) = tokio::join!(store.transact(Transaction::new().put(A, b"x".to_vec(), "1")), conflict, read);
+    assert!(matches!(written, Err(StoreError::Unavailable(_))), "{written:?}");
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "a refusal may rest on what was never durable: {refused:?}");
+    assert!(matches!(read, Err(StoreError::Unavailable(_))), "what is not durable is not read: {read:?}");
+    assert!(matches!(store.scan(A, b"", None, 9).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.transact(Transaction::new().put(A, b"y".to_vec(), "1")).await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.sync().await, Err(StoreError::Unavailable(_))));
+    assert!(store.export(&dir.path().join("export")).await.is_err());
+    drop(store);
+    let again = sled(dir.path()).unwrap();
+    again.transact(Transaction::new().put(A, b"y".to_vec(), "1")).await.unwrap();
+    assert_eq!(again.verify().await.unwrap().faults, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_first_start_that_was_killed_is_started_again_and_a_lost_file_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(::sled::Config::new().path(dir.path()).flush_every_ms(None).open().unwrap());
+    let store = sled(dir.path()).unwrap();
+    store.transact(Transaction::new().put(A, b"x".to_vec(), "1")).await.unwrap();
+    drop(store);
+    std::fs::remove_file(dir.path().join("db")).unwrap();
+    for snapshot in std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.display().to_string().contains("snap.")) {
+        std::fs::remove_file(snapshot).unwrap();
+    }
+    assert!(matches!(sled(dir.path()), Err(StoreError::Corrupt(_))));
+}
+
+#[tokio::test]
+async fn a_part_of_an_import_does_not_pass_for_the_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let facts = Table { name: "store_facts", verified_at_open: true };
+    let store = sled(dir.path()).unwrap();
+    store.transact(Transaction::new().put(facts, b"importing".to_vec(), "").put(A, b"x".to_vec(), "1")).await.unwrap();
+    drop(store);
+    assert!(matches!(sled(dir.path()), Err(StoreError::Corrupt(text)) if text.contains("interrupted")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exports_and_verifications_are_of_one_point_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    // What lies between the two tables gives the writer time while an export goes from one to the other.
+    let table = |name| Table { name, verified_at_open: false };
+    let (first, between, last) = (table("aa"), table("mm"), table("zz"));
+    let store = Arc::new(sled(&dir.path().join("store")).unwrap());
+    for n in 0..40_u32 {
+        let rows = (0..100_u32).fold(Transaction::new(), |rows, at| rows.put(between, (n * 100 + at).to_be_bytes(), vec![1; 300]));
+        store.transact(rows).await.unwrap();
+    }
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let writing = async {
+        let mut n = 0_u64;
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            store.transact(Transaction::new().put(first, n.to_be_bytes(), "").put(last, n.to_be_bytes(), "")).await.unwrap();
+            n += 1;
+        }
+        n
+    };
+    // On a thread of its own: what reads must not hold up what writes.
+    let reading = tokio::task::spawn_blocking({
+        let (store, dir, runtime) = (store.clone(), dir.path().to_owned(), tokio::runtime::Handle::current());
+        move || {
+            for n in 0..8 {
+                let file = dir.join(format!("export{n}"));
+                runtime.block_on(store.export(&file)).unwrap();
+                let copy = MemoryStore::new();
+                runtime.block_on(copy.import(&file)).unwrap();
+                let keys = |table| runtime.block_on(copy.scan(table, b"", None, usize::MAX)).unwrap();
+                assert_eq!(keys(first), keys(last));
+                assert_eq!(runtime.block_on(store.verify()).unwrap().faults, Vec::<String>::new());
+            }
+        }
+    });
+    let (read, written) = tokio::join!(
+        async {
+            let read = reading.await;
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            read
+        },
+        writing
+    );
+    read.unwrap();
+    assert!(written > 0);
 }

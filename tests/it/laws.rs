@@ -3,7 +3,8 @@
 use std::{collections::HashMap, time::Duration};
 
 use datasink::api::pb::{
-    CreateDataSinkRequest, DeliveryGuarantee, EndReason, FinishAction, FinishStream, OpenStream, RecordErrorPolicy, ShowPushStreamRequest, push_request, push_response,
+    CreateDataSinkRequest, DeliveryGuarantee, EndReason, FinishAction, FinishStream, OpenStream, RecordErrorPolicy, ShowPushStreamRequest, push_request,
+    push_response,
 };
 use tonic::Code;
 
@@ -223,9 +224,7 @@ async fn law_10_a_finished_stream_says_so_again_and_takes_nothing_more() {
     admin.table_and_sink("default.t", "default.s").await;
     let (mut stream, _) = Stream::open(&admin, open("default.s", "ten")).await;
     stream.numbers(0, 4).await;
-    stream
-        .send(push_request::Frame::Finish(FinishStream { action: FinishAction::Commit.into(), expected_next_offset: Some(5) }))
-        .await;
+    stream.send(push_request::Frame::Finish(FinishStream { action: FinishAction::Commit.into(), expected_next_offset: Some(5) })).await;
     assert_error(&stream.failure().await, Code::OutOfRange, "OFFSET_GAP");
     let (mut stream, opened) = Stream::open(&admin, open("default.s", "ten")).await;
     stream.numbers(opened.next_offset.unsigned_abs(), 4 - opened.next_offset.unsigned_abs()).await;

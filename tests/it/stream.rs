@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use datasink::api::pb::{
-    FinishAction, FinishStream, FlushStream, JsonRecords, OpenStream, PingStream, PushRequest, PushResponse, RecordBatch, RecordErrors, StreamAck, StreamEnded,
+    FinishAction, FinishStream, FlushStream, OpenStream, PingStream, PushRequest, PushResponse, RecordBatch, RecordErrors, StreamAck, StreamEnded,
     StreamOpened, push_request, push_response, record_batch,
 };
 use tokio::sync::mpsc;
@@ -24,6 +24,7 @@ pub struct Stream {
 
 /// What can come next.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one lives at a time")]
 pub enum Next {
     Frame(push_response::Frame),
     /// The RPC ended well.
@@ -181,11 +182,6 @@ pub fn lines_batch(first: Option<u64>, lines: &str) -> RecordBatch {
         payload: Some(record_batch::Payload::Ndjson(lines.as_bytes().to_vec().into())),
         ..RecordBatch::default()
     }
-}
-
-/// JSON objects as a batch.
-pub fn json_batch(records: Vec<prost_types::Struct>) -> RecordBatch {
-    RecordBatch { payload: Some(record_batch::Payload::Json(JsonRecords { records })), ..RecordBatch::default() }
 }
 
 /// An open frame for `sink` and `stream`.

@@ -26,10 +26,12 @@ def scratch(name):
 
 
 def shielded():
-    """The environment of everything that a test starts: no cloud login and no metadata service to be found."""
+    """The environment of everything that a test starts: no cloud login and no metadata service to be found, and no setting of the server's."""
     home = tempfile.mkdtemp(prefix="datasink-home-")
     atexit.register(shutil.rmtree, home, ignore_errors=True)
-    return dict(os.environ, HOME=home, GCE_METADATA_HOST="127.0.0.1:9", GCE_METADATA_IP="127.0.0.1", AWS_EC2_METADATA_DISABLED="true")
+    # The server takes DATASINK_* for settings and refuses those that it does not know, such as our own DATASINK_SERVER.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("DATASINK_")}
+    return dict(inherited, HOME=home, GCE_METADATA_HOST="127.0.0.1:9", GCE_METADATA_IP="127.0.0.1", AWS_EC2_METADATA_DISABLED="true")
 
 
 class Server:

@@ -26,9 +26,7 @@ use datasink::{
         error::{ConnectorError, ConnectorErrorKind, Retry},
         options::{ConfigFault, Options},
     },
-    delivery::{
-        Connections, Durable, Incoming, Input, Kept, OpenOrder, Progress, RecordErrorPolicy, SinkSnapshot, Source, Window, WriterIdentity,
-    },
+    delivery::{Connections, Durable, Incoming, Input, Kept, OpenOrder, Progress, RecordErrorPolicy, SinkSnapshot, Source, Window, WriterIdentity},
     name::{QualifiedName, StreamName},
     problem::{Problem, Reason},
     record::{Batch, Change, Encoding, Ndjson, Offset, Piece, RecordFault, RecordFaultKind, Records},
@@ -494,7 +492,16 @@ impl Connector for SimConnector {
         let mut state = self.0.state();
         let (epoch, mark) = state.open(stream, epoch);
         let at = if let FoundMark::At(mark) = mark { mark.next } else { terms.kept_next };
-        let writer = SimWriter { target: self.0.clone(), stream: stream.clone(), epoch, mode: terms.commit_mode, at, unit: Vec::new(), taken: 0, whole: Arc::new(tokio::sync::Mutex::new(true)) };
+        let writer = SimWriter {
+            target: self.0.clone(),
+            stream: stream.clone(),
+            epoch,
+            mode: terms.commit_mode,
+            at,
+            unit: Vec::new(),
+            taken: 0,
+            whole: Arc::new(tokio::sync::Mutex::new(true)),
+        };
         let guarantee = if state.family == Family::Receiver { Guarantee::Idempotent } else { Guarantee::ExactlyOnce };
         Ok(Opened {
             writer: Box::new(writer),
@@ -899,4 +906,3 @@ pub(crate) fn text(offset: Offset) -> String {
 pub(crate) fn texts(range: std::ops::Range<Offset>) -> Vec<String> {
     range.map(text).collect()
 }
-

@@ -75,10 +75,22 @@ impl SinkWriter for LocalWriter {
             let first_offset = unit.first().map(|(offset, _)| *offset);
             let (offsets, unit): (Vec<Offset>, Vec<Row>) = unit.into_iter().unzip();
             let new = StreamMark { next: mark.next, rejected: mark.rejected, hash: mark.hash, finished: mark.finished, ..*old };
-            let (new, written) = rows.commit(table, &stream, *old, new, &unit, on_conflict).await.map_err(|error| match error {
-                RowsError::Duplicate(place) => duplicate(&uri, offsets.get(place).copied().unwrap_or_default()),
-                other => rows_error(other),
-            })?;
+            let (new, written) = match rows.commit(table, &stream, *old, new, &unit, on_conflict).await {
+                Ok(done) => done,
+                Err(RowsError::Duplicate(first)) => {
+                    // All at once: each refusal costs the session a new writer.
+                    let mut places = rows.duplicates(table, &unit).await.unwrap_or_default();
+                    if !places.contains(&first) {
+                        places.insert(0, first);
+                    }
+                    return Err(duplicates(&uri, places.iter().filter_map(|place| offsets.get(*place).copied())));
+                }
+                // The transaction may be on the disk although its answer is none: only the mark can tell.
+                Err(RowsError::Store(StoreError::Unavailable(why))) => {
+                    return Err(ConnectorError::new(ConnectorErrorKind::Unknown, format!("{uri}: {why}")));
+                }
+                Err(other) => return Err(rows_error(other)),
+            };
             *old = new;
             let artifacts = first_offset.map(|first_offset| Artifact {
                 uri,
@@ -110,10 +122,12 @@ impl SinkWriter for LocalWriter {
     }
 }
 
-fn duplicate(uri: &str, offset: Offset) -> ConnectorError {
-    let message = format!("{uri} has a row with the primary key of record {offset} already; set the sink's option on_conflict to ignore or update to allow it");
-    let fault = RecordFault { kind: RecordFaultKind::Invalid, message: message.clone(), column: None };
-    ConnectorError::new(ConnectorErrorKind::Rejected, message).record(offset, fault)
+fn duplicates(uri: &str, offsets: impl Iterator<Item = Offset>) -> ConnectorError {
+    let message = format!("{uri} has rows with these primary keys already; set the sink's option on_conflict to ignore or update to allow that");
+    offsets.fold(ConnectorError::new(ConnectorErrorKind::Rejected, message), |error, offset| {
+        let message = format!("{uri} has a row with the primary key of record {offset} already; on_conflict=ignore or update would allow it");
+        error.record(offset, RecordFault { kind: RecordFaultKind::Invalid, message, column: None })
+    })
 }
 
 pub(super) fn mark_of(mark: &StreamMark) -> Mark {
@@ -131,8 +145,151 @@ pub(super) fn rows_error(error: RowsError) -> ConnectorError {
         }
         RowsError::Duplicate(_) => ConnectorError::new(ConnectorErrorKind::Rejected, message),
         RowsError::Busy => ConnectorError::new(ConnectorErrorKind::Throttled, message),
-        // A write whose answer did not come may still have been applied.
         RowsError::Store(StoreError::Unavailable(_)) => ConnectorError::new(ConnectorErrorKind::Store, message),
         RowsError::Store(_) => ConnectorError::new(ConnectorErrorKind::Store, message).class(ErrorClass::Configuration).retry(Retry::Never),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        record::{Change, Column, ColumnType, Ndjson},
+        store::{
+            SharedStore, Store, Table,
+            memory::MemoryStore,
+            sled::{SledOptions, SledStore},
+        },
+    };
+
+    fn schema() -> Arc<RecordSchema> {
+        let column = |name: &str, primary_key| Column { name: name.to_owned(), column_type: ColumnType::Int64, nullable: false, max_length: 0, primary_key };
+        Arc::new(RecordSchema { columns: vec![column("k", true), column("v", false)] })
+    }
+
+    /// Records `{"k": key, "v": offset}` of these keys.
+    fn batch(first_offset: Offset, keys: &[&str]) -> Batch {
+        let (mut text, mut lines) = (String::new(), Vec::new());
+        for (key, offset) in keys.iter().zip(first_offset..) {
+            let start = text.len() as u32;
+            text += &format!("{{\"k\":{key},\"v\":{offset}}}");
+            lines.push((start, text.len() as u32));
+            text.push('\n');
+        }
+        let records = Records::Ndjson(Ndjson::from_checked(text.into(), lines.into()));
+        Batch { first_offset, records, change: Change::Insert, event_time: None, traceparent: None }
+    }
+
+    async fn open(rows: &Rows, table: Uuid, on_conflict: OnConflict) -> LocalWriter {
+        let (mark, _) = rows.fence(table, "s", 1).await.unwrap();
+        LocalWriter::new(rows.clone(), table, schema(), "s".to_owned(), mark, on_conflict, "table://x.t".to_owned())
+    }
+
+    fn engines() -> (tempfile::TempDir, Vec<SharedStore>) {
+        let dir = tempfile::tempdir().unwrap();
+        let sled = SledStore::open(dir.path(), SledOptions { ballast: false, ..SledOptions::default() }).unwrap();
+        (dir, vec![Arc::new(MemoryStore::new()), Arc::new(sled)])
+    }
+
+    fn at(next: Offset) -> Mark {
+        Mark { next, ..Mark::default() }
+    }
+
+    async fn texts(rows: &Rows, table: Uuid) -> Vec<Bytes> {
+        rows.scan(table, true, None).await.unwrap().next(100).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_batch_with_bad_records_is_refused_whole_and_every_one_is_named() {
+        let (_dir, stores) = engines();
+        for store in stores {
+            let (rows, table) = (Rows::new(store, 1 << 20), Uuid::new_v4());
+            let mut writer = open(&rows, table, OnConflict::Error).await;
+            writer.append(&batch(0, &["1"])).await.unwrap();
+            let refused = writer.append(&batch(1, &["2", "true", "3", "null"])).await.unwrap_err();
+            assert_eq!(refused.class, ErrorClass::Record);
+            assert_eq!(refused.records.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [2, 4]);
+            writer.commit(at(1)).await.unwrap();
+            assert_eq!(texts(&rows, table).await.len(), 1, "nothing of the refused batch was taken");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_unit_with_keys_that_are_there_leaves_nothing_and_names_all_of_them() {
+        let (_dir, stores) = engines();
+        for store in stores {
+            let (rows, table) = (Rows::new(store, 1 << 20), Uuid::new_v4());
+            let mut writer = open(&rows, table, OnConflict::Error).await;
+            writer.append(&batch(0, &["1", "2"])).await.unwrap();
+            writer.commit(at(2)).await.unwrap();
+            writer.append(&batch(2, &["2", "3", "1", "3"])).await.unwrap();
+            let refused = writer.commit(at(6)).await.unwrap_err();
+            assert_eq!(refused.class, ErrorClass::Record);
+            assert_eq!(refused.records.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [2, 4, 5]);
+            assert_eq!(texts(&rows, table).await.len(), 2);
+            let (mark, known) = rows.fence(table, "s", 1).await.unwrap();
+            assert!(known && mark.next == 2, "{mark:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_older_writer_is_fenced_and_an_empty_unit_moves_the_mark() {
+        let (_dir, stores) = engines();
+        for store in stores {
+            let (rows, table) = (Rows::new(store, 1 << 20), Uuid::new_v4());
+            let mut old = open(&rows, table, OnConflict::Update).await;
+            let mut new = open(&rows, table, OnConflict::Update).await;
+            old.append(&batch(0, &["1"])).await.unwrap();
+            assert_eq!(old.commit(at(1)).await.unwrap_err().kind, ConnectorErrorKind::Fenced);
+            let none = new.commit(Mark { next: 3, rejected: 3, ..Mark::default() }).await.unwrap();
+            assert!(none.artifacts.is_empty());
+            assert!(texts(&rows, table).await.is_empty());
+            assert_eq!(rows.fence(table, "s", 1).await.unwrap().0.rejected, 3);
+        }
+    }
+
+    /// Applies every transaction and tells nobody.
+    #[derive(Debug)]
+    struct Silent(MemoryStore);
+
+    #[async_trait]
+    impl Store for Silent {
+        async fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+            self.0.get(table, key).await
+        }
+        async fn scan(&self, table: Table, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<crate::store::Entry>, StoreError> {
+            self.0.scan(table, prefix, after, limit).await
+        }
+        async fn transact(&self, transaction: crate::store::Transaction) -> Result<(), StoreError> {
+            let unit = transaction.writes.len() > 1;
+            self.0.transact(transaction).await?;
+            if unit { Err(StoreError::Unavailable("the answer is lost".to_owned())) } else { Ok(()) }
+        }
+        fn watch(&self, table: Table, prefix: &[u8]) -> crate::store::Watch {
+            self.0.watch(table, prefix)
+        }
+        async fn sync(&self) -> Result<(), StoreError> {
+            self.0.sync().await
+        }
+        async fn export(&self, to: &std::path::Path) -> Result<u64, StoreError> {
+            self.0.export(to).await
+        }
+        async fn import(&self, from: &std::path::Path) -> Result<u64, StoreError> {
+            self.0.import(from).await
+        }
+        async fn verify(&self) -> Result<crate::store::Verified, StoreError> {
+            self.0.verify().await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lost_answer_is_unknown_and_the_mark_tells() {
+        let (rows, table) = (Rows::new(Arc::new(Silent(MemoryStore::new())), 1 << 20), Uuid::new_v4());
+        let mut writer = open(&rows, table, OnConflict::Error).await;
+        writer.append(&batch(0, &["1"])).await.unwrap();
+        assert_eq!(writer.commit(at(1)).await.unwrap_err().kind, ConnectorErrorKind::Unknown);
+        assert_eq!(rows.fence(table, "s", 1).await.unwrap().0.next, 1);
     }
 }
