@@ -743,7 +743,7 @@ async fn a_receivers_unit_is_cut_alike_after_a_crash() {
     session.input.send(Input::Flush("a".to_owned())).await.expect("the session is open");
     world.target.at_next_commit(Fault::Hang);
     tokio::time::sleep(Duration::from_millis(1)).await;
-    assert_eq!(world.progress.kept(&world.stream()).and_then(|kept| kept.planned_end), Some(3), "noted before it is sent");
+    assert_eq!(world.progress.kept(&world.stream()).map(|kept| kept.planned_ends), Some(vec![3]), "noted before it is sent");
     drop(session);
     world.delivery.settled().await;
     // The same records come again in one large batch and in small ones.
