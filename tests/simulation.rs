@@ -6,11 +6,7 @@
 #[path = "support/sim_connector.rs"]
 mod sim;
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use datasink::{
     connectors::connector::{CommitMode, Finish, StreamId, UnitPolicy},
@@ -100,16 +96,7 @@ impl World {
         letters.chaos(rng.next(), rng.below(20), rng.below(10));
         let bad_percent = rng.below(2) * rng.below(12);
         let texts = (0..20 + rng.below(150)).map(|offset| text(offset, &mut rng, bad_percent)).collect();
-        let ledger = Ledger {
-            rng,
-            texts,
-            acked: 0,
-            sent: 0,
-            reported: BTreeMap::new(),
-            finish_sent: false,
-            done: false,
-            trace: vec![format!("{plan:?}")],
-        };
+        let ledger = Ledger { rng, texts, acked: 0, sent: 0, reported: BTreeMap::new(), finish_sent: false, done: false, trace: vec![format!("{plan:?}")] };
         (Self { plan, target, letters, progress: Arc::default(), seed }, ledger)
     }
 
@@ -466,7 +453,12 @@ fn every_history_keeps_the_promises() {
     let broken: Vec<String> = (0..number("DATASINK_SEEDS").unwrap_or(SEEDS))
         .filter_map(|seed| history(seed, Lies::default()).err().map(|(broken, _)| format!("DATASINK_SEED={seed}: {broken}")))
         .collect();
-    assert!(broken.is_empty(), "{} histories broke a promise; see one with DATASINK_SEED=… cargo test --test simulation every_history -- --nocapture\n{}", broken.len(), broken.join("\n"));
+    assert!(
+        broken.is_empty(),
+        "{} histories broke a promise; see one with DATASINK_SEED=… cargo test --test simulation every_history -- --nocapture\n{}",
+        broken.len(),
+        broken.join("\n")
+    );
 }
 
 #[test]

@@ -531,7 +531,9 @@ impl Task {
             Some(Ending::Stopped(record)) if self.books.mark.next >= record.offset => Err(Stop::Record(record.clone())),
             Some(Ending::HalfClosed) if all => Ok(Some(self.ended(EndReason::HalfClosed))),
             // The rest of an interrupted unit comes with the next session: cut shorter, it would go under a name that stands for more.
-            Some(Ending::Drained) if all || self.ours && self.cuts.last().is_some_and(|end| *end > self.held.next()) => Ok(Some(self.ended(EndReason::Drained))),
+            Some(Ending::Drained) if all || self.ours && self.cuts.last().is_some_and(|end| *end > self.held.next()) => {
+                Ok(Some(self.ended(EndReason::Drained)))
+            }
             Some(Ending::Finish(Finish::Commit)) if all && self.line.commits() == 0 && self.line.is_free() => {
                 self.stirred = Instant::now();
                 self.line.finish(Finish::Commit, Mark { finished: true, ..self.books.mark });
