@@ -336,7 +336,7 @@ impl Delivery {
         let fresh = Kept {
             mark: Mark::default(),
             epoch,
-            planned_end: None,
+            planned_ends: Vec::new(),
             destination_generation: order.sink.destination_generation,
             source: order.source.clone(),
             commit_mode: order.commit_mode,

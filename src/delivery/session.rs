@@ -120,10 +120,9 @@ struct Task {
     /// The mark at the end of the last unit that was cut.
     tail: Mark,
     unit: Option<Unit>,
-    /// Units must end exactly at these offsets.
+    /// Units must end exactly at these offsets. Where our note is the mark, these are the ends of units that may be on their way: they are noted, and only ever become more, since
+    /// one name must not stand for two bodies.
     cuts: BTreeSet<Offset>,
-    /// Where the unit on its way ends, or one that a crash interrupted; only where our note is the mark.
-    planned_end: Option<Offset>,
     /// The most records of one append, while an unnamed bad record is searched.
     append_max: usize,
 
@@ -195,15 +194,14 @@ impl Task {
             acknowledged: note.acknowledged,
             ..Books::default()
         };
-        let planned_end = note.planned_end.filter(|end| ours && *end > resumed.mark.next);
+        let planned = note.planned_ends.iter().copied().filter(|end| ours && *end > resumed.mark.next);
         let columns = order.schema.clone().or(opened.schema);
         let task = Self {
             meters: Meters::new(order.sink.kind.as_str()),
             held: Retained::from(resumed.mark.next),
             tail: resumed.mark,
             unit: None,
-            cuts: planned_end.into_iter().collect(),
-            planned_end,
+            cuts: planned.collect(),
             append_max: usize::MAX,
             line: Line::open(opened.writer, opened.units, ours),
             failures: Failures::default(),
@@ -418,13 +416,14 @@ impl Task {
     fn cut(&self) -> Option<Cut> {
         let unit = self.unit.as_ref().filter(|unit| !unit.is_empty())?;
         let policy = self.line.policy()?;
+        let hard_end = self.hard_end(unit);
         let on = Circumstances {
             wait: self.order.linger.max(policy.age_max),
             force_before: self.books.flush_before(),
             pressed: self.pressed || self.reconnect || self.ending.is_some(),
             last: matches!(self.ending, Some(Ending::HalfClosed | Ending::Finish(_))),
-            hard_end: self.hard_end(unit),
-            planned_end: self.planned_end,
+            hard_end,
+            planned_end: hard_end.filter(|_| self.ours),
             patience: PLANNED_END_PATIENCE,
         };
         Some(batch::when(unit, policy, &on, Instant::now()))
@@ -495,7 +494,7 @@ impl Task {
         }
         if self.ours {
             // On disk before it is sent: after a crash the same records go under the same name.
-            self.planned_end = Some(unit.mark.next);
+            self.cuts.insert(unit.mark.next);
             self.save(Durable::Now).await?;
         }
         tracing::debug!(first = unit.first, next = unit.mark.next, rejected = unit.rejected, "commit");
@@ -532,7 +531,9 @@ impl Task {
             Some(Ending::Stopped(record)) if self.books.mark.next >= record.offset => Err(Stop::Record(record.clone())),
             Some(Ending::HalfClosed) if all => Ok(Some(self.ended(EndReason::HalfClosed))),
             // The rest of an interrupted unit comes with the next session: cut shorter, it would go under a name that stands for more.
-            Some(Ending::Drained) if all || self.planned_end.is_some_and(|end| end > self.held.next()) => Ok(Some(self.ended(EndReason::Drained))),
+            Some(Ending::Drained) if all || self.ours && self.cuts.last().is_some_and(|end| *end > self.held.next()) => {
+                Ok(Some(self.ended(EndReason::Drained)))
+            }
             Some(Ending::Finish(Finish::Commit)) if all && self.line.commits() == 0 && self.line.is_free() => {
                 self.stirred = Instant::now();
                 self.line.finish(Finish::Commit, Mark { finished: true, ..self.books.mark });
@@ -595,7 +596,6 @@ impl Task {
         self.meters.rejected.increment(mark.rejected - before.rejected);
         let rejected = self.held.release(mark.next);
         self.cuts.retain(|cut| *cut > mark.next);
-        self.planned_end = self.planned_end.filter(|end| *end > mark.next);
         self.note.destination_generation = self.order.sink.destination_generation;
         self.save(if self.ours { Durable::Now } else { Durable::Soon }).await?;
         if !rejected.is_empty() {
@@ -651,8 +651,6 @@ impl Task {
     /// The writer is worth nothing any more: what is not settled will be appended again, to a new one.
     fn line_failed(&mut self, error: &ConnectorError, unit: Option<&Unit>) -> Result<(), Stop> {
         let now = Instant::now();
-        // A unit that was on its way may have arrived, whatever failed: the same records must go under the same name.
-        self.cuts.extend(self.planned_end);
         self.unit = None;
         self.tail = self.books.mark;
         self.line = Line::Waiting(now);
@@ -683,8 +681,6 @@ impl Task {
     fn isolate(&mut self, unit: &Unit, error: &ConnectorError) -> bool {
         let (from, to) = (unit.first, unit.mark.next);
         let named: Vec<_> = error.records.iter().filter(|(offset, _)| (from..to).contains(offset)).cloned().collect();
-        // The target surely has nothing of the unit, so its name may stand for fewer records.
-        self.planned_end = None;
         if self.held.reject(&named) > 0 {
             if self.ours {
                 // After a crash the records are refused again, so what stands before each of them is a unit that can be cut alike.
@@ -826,7 +822,7 @@ impl Task {
     fn note(&self) -> Kept {
         Kept {
             mark: self.books.mark,
-            planned_end: self.planned_end,
+            planned_ends: if self.ours { self.cuts.iter().copied().collect() } else { Vec::new() },
             duplicates: self.books.duplicates,
             delivered_bytes: self.books.delivered_bytes,
             acknowledged: self.books.acknowledged,
