@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex},
@@ -9,6 +10,7 @@ use std::{
 };
 
 use axum::{Router, extract::State, http::HeaderMap, routing::post};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use datasink::api::pb::{
     CreateCredentialRequest, CreateDataSinkRequest, CreateSchemaRequest, CredentialType, PushOnceRequest, ShowCredentialRequest, create_credential_request,
     push_response, schema_service_client::SchemaServiceClient,
@@ -17,7 +19,7 @@ use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
 use crate::{
-    server::{Caller, Ended, PATIENCE, Place, assert_no_panic},
+    server::{Caller, Ended, PATIENCE, Place, Server, assert_no_panic},
     stream::{Next, Stream, assert_error, lines_batch, open, reason},
 };
 
@@ -230,6 +232,41 @@ async fn an_export_restores_rows_streams_and_credentials_in_another_folder() {
     assert_eq!(got.lock().unwrap().last(), Some(&format!("Bearer {SECRET}")), "the credential opens with the same key ring");
     drop(admin);
     server.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_key_goes_in_front_and_the_old_one_stays_as_long_as_it_is_needed() {
+    let place = Place::new();
+    let (url, got) = receiver().await;
+    filled(&place, &url).await;
+    let keys = place.data_dir().join("keys");
+    let old = fs::read_to_string(&keys).unwrap();
+    let new = format!("next:{}\n", STANDARD.encode([7; 32]));
+    let serve = || place.serve().args(&["--set", "egress_private=true"]);
+    let push = async |server: &Server| {
+        let record = PushOnceRequest { data_sink: "default.w".to_owned(), batch: Some(lines_batch(None, "{\"n\":1}\n")), ..PushOnceRequest::default() };
+        server.admin().await.push().push_once(record).await.map(|_| got.lock().unwrap().pop().unwrap())
+    };
+
+    fs::write(&keys, format!("{new}{old}")).unwrap();
+    let server = serve().start().await;
+    assert_eq!(push(&server).await.unwrap(), format!("Bearer {SECRET}"));
+    server.stop().await;
+
+    // The whole ring may come by the environment instead.
+    fs::remove_file(&keys).unwrap();
+    let server = serve().env("DATASINK_MASTER_KEY", format!("{new}{old}")).start().await;
+    assert_eq!(push(&server).await.unwrap(), format!("Bearer {SECRET}"));
+    server.stop().await;
+
+    // Without the key that sealed it the secret stays closed, and nothing is sent in its place.
+    serve().env("DATASINK_MASTER_KEY", &new).start_refused().await.refused(74, &["not in the key ring", "put that key back"]);
+    assert!(got.lock().unwrap().is_empty(), "the receiver hears nothing without its secret");
+
+    fs::write(&keys, "short:c2hvcnQ=\n").unwrap();
+    serve().start_refused().await.refused(74, &["keys", "mode"]);
+    fs::set_permissions(&keys, fs::Permissions::from_mode(0o600)).unwrap();
+    serve().start_refused().await.refused(74, &["key 1", "32 bytes"]);
 }
 
 #[tokio::test]
