@@ -266,7 +266,7 @@ async fn a_new_key_goes_in_front_and_the_old_one_stays_as_long_as_it_is_needed()
     fs::write(&keys, "short:c2hvcnQ=\n").unwrap();
     serve().start_refused().await.refused(74, &["keys", "mode"]);
     fs::set_permissions(&keys, fs::Permissions::from_mode(0o600)).unwrap();
-    serve().start_refused().await.refused(74, &["key 1", "32 bytes"]);
+    serve().start_refused().await.refused(74, &["key 1", "exactly 32"]);
 }
 
 #[tokio::test]
