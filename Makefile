@@ -17,7 +17,7 @@ test: ## Run every test; `make test ARGS="--quick"` or `make test ARGS="unit wal
 	@tests/run $(ARGS)
 
 bench: ## Measure what docs/benchmarks.md promises.
-	@$(TOOLS) && need_cargo && need_compiler && exec cargo bench --locked $(ARGS)
+	@$(TOOLS) && need_cargo && need_compiler && { have wrk || need_packages wrk; } && exec cargo bench --locked --bench push $(ARGS)
 
 lint: ## Format check, clippy, licences, and the interface definition.
 	@tests/run format clippy deny proto

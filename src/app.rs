@@ -33,7 +33,7 @@ use crate::{
     api::{
         self, Edge, PushTimes,
         deadline::DeadlineLayer,
-        health,
+        health::Health,
         layers::{self, RetellLayer, TraceLayer},
         listener::{ListenAddress, Listener},
         tls::Tls,
@@ -51,11 +51,8 @@ use crate::{
     problem::{Problem, Reason},
     secret::Secret,
     shutdown::{Lifecycle, Phase},
-    store::{
-        SharedStore, StoreError,
-        rows::Rows,
-        sled::{SledOptions, SledStore},
-    },
+    store::sled::{SledOptions, SledStore},
+    store::{SharedStore, StoreError, rows::Rows},
     telemetry,
     vault::{KeyRing, KeySource, Vault},
 };
@@ -245,13 +242,13 @@ impl App {
             },
             readers: TaskTracker::new(),
         });
-        let (reporter, health_service) = tonic_health::server::health_reporter();
-        health::announce(&reporter, true).await;
-        let mut watchers = vec![Owned::spawn(watch_health(reporter, lifecycle.clone(), store.clone())), Owned::spawn(warn_hourly(edge.warnings.clone()))];
+        let (health, health_service) = Health::new();
+        health.announce(true).await;
+        let mut watchers = vec![Owned::spawn(watch_health(health, lifecycle.clone(), store.clone())), Owned::spawn(warn_hourly(edge.warnings.clone()))];
         watchers.extend(tls.clone().map(|tls| Owned::spawn(watch_certificate(tls))));
         watchers.extend(metrics.map(|listener| Owned::spawn(serve_metrics(listener))));
         let incoming = listener.incoming(tls, Arc::new(Semaphore::new(settings.connections_max)));
-        let routes = api::routes(&edge, tonic::service::Routes::new(health_service), settings.reflection);
+        let routes = api::routes(&edge, health_service, settings.reflection);
         let stopping = lifecycle.clone();
         let router = server(&settings, &ambient).add_routes(routes);
         let server = Owned::spawn(router.serve_with_incoming_shutdown(incoming, async move { stopping.reached(Phase::Stopping).await }));
@@ -336,7 +333,8 @@ async fn house(settings: &Settings, parts: Parts, own_listeners: Vec<SocketAddr>
     let kinds = Kinds::standard(Local::new(rows.clone(), Arc::new(Tables::new(store.clone()))));
     let kinds = replaced.into_iter().fold(kinds, |kinds, kind| kinds.with(kind));
     let progress = Arc::new(KeptProgress::new(store.clone()));
-    let delivery_settings = DeliverySettings { sessions_max: settings.sessions_max, budget_bytes: settings.budget_bytes, ..DeliverySettings::default() };
+    let delivery_settings =
+        DeliverySettings { sessions_max: settings.sessions_max, budget_bytes: settings.budget_bytes, link: telemetry::link, ..DeliverySettings::default() };
     let delivery = Delivery::new(delivery_settings, ambient.clone(), progress.clone());
     let domain = Domain::start(DomainParts {
         store: store.clone(),
@@ -454,14 +452,14 @@ fn jittered(age: Duration, ids: &dyn Ids) -> Duration {
 }
 
 /// Turns health over when the server drains or its own store cannot be written; back when the store can.
-async fn watch_health(reporter: tonic_health::server::HealthReporter, lifecycle: Lifecycle, store: SharedStore) {
+async fn watch_health(health: Health, lifecycle: Lifecycle, store: SharedStore) {
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut serving = true;
     loop {
         tokio::select! {
             () = lifecycle.reached(Phase::Draining) => {
-                health::announce(&reporter, false).await;
+                health.announce(false).await;
                 return;
             }
             _ = ticks.tick() => {
@@ -469,7 +467,7 @@ async fn watch_health(reporter: tonic_health::server::HealthReporter, lifecycle:
                 if well != serving {
                     serving = well;
                     tracing::error!(serving, "the store's health changed");
-                    health::announce(&reporter, serving).await;
+                    health.announce(serving).await;
                 }
             }
         }

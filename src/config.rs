@@ -119,6 +119,10 @@ pub struct Flags {
     #[arg(long = "trusted-proxy")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub trusted_proxies: Vec<String>,
+    /// A private network that every sink kind may reach; may be repeated.
+    #[arg(long = "egress-allow", value_name = "NETWORK")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub egress_allow: Vec<IpNet>,
     /// Listen beyond this machine without TLS.
     #[arg(long)]
     #[serde(skip_serializing_if = "std::ops::Not::not")]

@@ -12,9 +12,15 @@ use opentelemetry::{
 };
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
-use tracing::Span;
+use tracing::{Level, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracing_subscriber::{EnvFilter, Layer, fmt::MakeWriter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{FilterExt, LevelFilter, Targets, filter_fn},
+    fmt::MakeWriter,
+    layer::{Filter, SubscriberExt},
+    util::SubscriberInitExt,
+};
 
 /// A log line is cut here, in bytes.
 const LINE_BYTES_MAX: usize = 16 << 10;
@@ -59,10 +65,17 @@ pub fn start(filter: &str, format: LogFormat, otlp_endpoint: &str) -> Result<Tel
     let lines = tracing_subscriber::fmt::layer().with_writer(Escaping).with_ansi(false);
     let lines = if json { lines.json().flatten_event(true).boxed() } else { lines.boxed() };
     let traces = (!otlp_endpoint.is_empty()).then(|| exporter(otlp_endpoint)).transpose()?;
-    let spans = traces.as_ref().map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("datasink")));
+    // Our own spans only: those of the libraries below would tell of the exporter's own connection, and so of themselves, for ever.
+    let ours = Targets::new().with_target("datasink", LevelFilter::INFO);
+    let spans = traces.as_ref().map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("datasink")).with_filter(ours));
     // Fails only where a subscriber is set already.
-    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans).try_init();
+    let _ = tracing_subscriber::registry().with(lines.with_filter(filter.and(quiet_libraries()))).with(spans).try_init();
     Ok(Telemetry { traces })
+}
+
+/// Whatever the filter says, the libraries below tell no more than INFO: their finer lines quote headers and stored rows.
+fn quiet_libraries<S>() -> impl Filter<S> {
+    filter_fn(|facts| facts.target() == "datasink" || facts.target().starts_with("datasink::") || *facts.level() <= Level::INFO)
 }
 
 fn exporter(endpoint: &str) -> Result<SdkTracerProvider, String> {

@@ -49,8 +49,8 @@ const API_MAY_IMPORT: &[&str] = &[
     "connectors::options::OptionType",
 ];
 
-/// The composition root and the entry point import every room.
-const UNBOUND: &[&str] = &["app", "lib", "main"];
+/// The composition root, the command line and the entry point import every room.
+const UNBOUND: &[&str] = &["app", "command", "lib", "main"];
 
 /// Arrows that only one folder of a room may have: (files that begin with, what they may import).
 const FOLDER_ARROWS: &[(&str, &str)] =
@@ -59,7 +59,7 @@ const FOLDER_ARROWS: &[(&str, &str)] =
 /// Third-party crates that one room owns: (crate, path prefixes under `src/`). A crate that is not named here may be used anywhere.
 const OWNED_CRATES: &[(&str, &[&str])] = &[
     ("tonic", &["api/", "cli/", "app.rs"]),
-    ("tonic_health", &["api/"]),
+    ("tonic_health", &["api/", "app.rs"]),
     ("tonic_prost", &["api/"]),
     ("tonic_reflection", &["api/"]),
     ("tonic_types", &["api/", "cli/"]),
@@ -82,8 +82,11 @@ const OWNED_CRATES: &[(&str, &[&str])] = &[
 
 /// The files that may look inside a `Secret`, each because it is where the secret is used, sealed or compared.
 const MAY_EXPOSE: &[&str] = &[
+    // Writes the first admin's token to its file.
+    "src/app.rs",
     "src/api/authn.rs",
     "src/api/to_pb.rs",
+    "src/app.rs",
     "src/connectors/options.rs",
     "src/connectors/webhook/mod.rs",
     "src/connectors/webhook/receiver.rs",
@@ -104,10 +107,11 @@ const MAY_EXPOSE: &[&str] = &[
 const SHARED_BY_KINDS: &[&str] = &["egress", "object"];
 
 const FUNCTION_LINES_MAX: usize = 100;
-const FILE_LINES_MAX: usize = 900;
+const FILE_LINES_MAX: usize = 1_000;
 
 /// Functions that may be longer, with the reason: (file, function, reason).
-const LONG_FUNCTIONS: &[(&str, &str, &str)] = &[];
+const LONG_FUNCTIONS: &[(&str, &str, &str)] =
+    &[("src/connectors/webhook/tests.rs", "no_spelling_of_an_inside_address_gets_through", "one table of spellings, a line each")];
 
 const UNFINISHED: &[&str] = &["todo!", "unimplemented!", "dbg!", "#[ignore"];
 
@@ -266,8 +270,9 @@ fn crate_faults(path: &str, code: &str) -> Vec<String> {
         .collect()
 }
 
-/// Whether `name::` is written as the start of a path.
+/// Whether `name::` is written as the start of a path; a module of that name inside a `use crate::{…}` is ours.
 fn uses_crate(code: &str, name: &str) -> bool {
+    let code = &without_own_imports(code);
     let own_module = code.contains(&format!("mod {name};")) || code.contains(&format!("mod {name} {{"));
     let path = format!("{name}::");
     !own_module
@@ -275,6 +280,13 @@ fn uses_crate(code: &str, name: &str) -> bool {
             let before = code[..at].chars().next_back().unwrap_or(' ');
             !(before.is_alphanumeric() || before == '_' || before == ':') || code[..at].ends_with(" ::")
         })
+}
+
+/// The code without its `use crate::…;` items.
+fn without_own_imports(code: &str) -> String {
+    let mut parts = code.split("use crate::");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |kept, part| kept + part.split_once(';').map_or("", |(_, rest)| rest))
 }
 
 fn kind_faults(path: &str, code: &str, kinds: &[String]) -> Vec<String> {

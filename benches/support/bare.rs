@@ -23,7 +23,8 @@ impl PushService for Bare {
     async fn push(&self, request: Request<Streaming<PushRequest>>) -> Result<Response<Self::PushStream>, Status> {
         let mut incoming = request.into_inner();
         let (answers, outgoing) = mpsc::channel(64);
-        tokio::task::spawn(async move {
+        #[expect(clippy::disallowed_methods, reason = "the yardstick is not the product")]
+        tokio::spawn(async move {
             let mut next_offset = 0;
             while let Some(Ok(message)) = incoming.next().await {
                 let frame = match message.frame {
@@ -66,6 +67,7 @@ pub async fn start() -> SocketAddr {
         .tcp_nodelay(true)
         .add_service(PushServiceServer::new(Bare).max_decoding_message_size(16 << 20))
         .serve_with_incoming(TcpListenerStream::new(listener));
-    tokio::task::spawn(server);
+    #[expect(clippy::disallowed_methods, reason = "it serves until the process ends")]
+    tokio::spawn(server);
     address
 }

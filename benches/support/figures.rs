@@ -35,7 +35,14 @@ pub async fn pair(name: &str, unit: &str, goal: f64, runs: usize, mut ours: impl
     row("ours", Spread::of(a), unit);
     row("yardstick", Spread::of(b), unit);
     let ratio = Spread::of(ratios);
-    println!("  {:<12} min {:>8.3}  median {:>8.3}  max {:>8.3}   goal ≥ {goal}: {}", "ratio", ratio.min, ratio.median, ratio.max, if ratio.median >= goal { "met" } else { "NOT met" });
+    println!(
+        "  {:<12} min {:>8.3}  median {:>8.3}  max {:>8.3}   goal ≥ {goal}: {}",
+        "ratio",
+        ratio.min,
+        ratio.median,
+        ratio.max,
+        if ratio.median >= goal { "met" } else { "NOT met" }
+    );
 }
 
 /// Prints one spread.

@@ -1,5 +1,6 @@
 //! Why: probes and meshes learn in one place whether to send calls here. Never says NOT_SERVING because a destination is down: ejecting us would not mend it.
 
+use tonic::service::Routes;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 /// Every service of the interface, by full name.
@@ -17,11 +18,23 @@ pub const SERVICES: [&str; 11] = [
     "datasink.v1.ServerService",
 ];
 
-/// Announces whether calls are welcome: "" and every service alike. Watchers are told at once.
-pub async fn announce(reporter: &HealthReporter, serving: bool) {
-    let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-    for service in std::iter::once("").chain(SERVICES) {
-        reporter.set_service_status(service, status).await;
+/// What is announced, and to whom it is told.
+#[derive(Debug, Clone)]
+pub struct Health(HealthReporter);
+
+impl Health {
+    /// Nothing announced yet, and the service that answers probes.
+    pub fn new() -> (Self, Routes) {
+        let (reporter, service) = tonic_health::server::health_reporter();
+        (Self(reporter), Routes::new(service))
+    }
+
+    /// Announces whether calls are welcome: "" and every service alike. Watchers are told at once.
+    pub async fn announce(&self, serving: bool) {
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in std::iter::once("").chain(SERVICES) {
+            self.0.set_service_status(service, status).await;
+        }
     }
 }
 

@@ -120,7 +120,7 @@ fn default_schema(headers: &http::HeaderMap) -> Result<Option<Name>, Problem> {
 }
 
 /// Every service, with its limits; `reflection` also tells tools what there is.
-pub fn routes(edge: &Arc<Edge>, health: impl Into<Routes>, reflection: bool) -> Routes {
+pub fn routes(edge: &Arc<Edge>, health: Routes, reflection: bool) -> Routes {
     use pb::{
         credential_service_server::CredentialServiceServer, data_sink_service_server::DataSinkServiceServer, export_service_server::ExportServiceServer,
         file_service_server::FileServiceServer, permission_service_server::PermissionServiceServer, push_service_server::PushServiceServer,
@@ -138,8 +138,7 @@ pub fn routes(edge: &Arc<Edge>, health: impl Into<Routes>, reflection: bool) -> 
         };
     }
     let one = || edge.clone();
-    let mut routes: Routes = health.into();
-    routes = routes
+    let mut routes = health
         .add_service(service!(SchemaServiceServer, schema::SchemaService(one()), limits::MESSAGE_BYTES_MAX))
         .add_service(service!(CredentialServiceServer, credential::CredentialService(one()), limits::MESSAGE_BYTES_MAX))
         .add_service(service!(DataSinkServiceServer, data_sink::DataSinkService(one()), limits::MESSAGE_BYTES_MAX))

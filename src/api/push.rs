@@ -107,6 +107,11 @@ impl Between {
         self.wake.notify_one();
     }
 
+    /// A fault that was told and not heard yet.
+    fn fault(&self) -> Option<Problem> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner).fault.take()
+    }
+
     /// Waits for a fault or a ping. Safe to cancel: what is taken is returned at once.
     async fn news(&self) -> News {
         loop {
@@ -252,14 +257,13 @@ fn told_by_tonic(made: Status) -> Problem {
 async fn batch_input(batch: pb::RecordBatch, reading: &Reading) -> Result<Incoming, Problem> {
     let wire = from_pb::record_batch("batch", batch)?;
     let came = encoding_of(&wire.payload);
-    let agreed = reading.encoding.as_ref().map_or(reading.known.as_slice(), std::slice::from_ref);
-    if !agreed.contains(&came) {
-        return Err(Problem::new(
-            Reason::EncodingUnsupported,
-            format!("a batch came as {came:?}, and this stream takes only what was agreed when it was opened"),
-        )
-        .with("wanted", format!("{came:?}"))
-        .with("available", agreed.iter().map(|known| format!("{known:?}")).collect::<Vec<_>>().join(", ")));
+    if let Some(agreed) = reading.encoding.filter(|agreed| *agreed != came) {
+        return Err(Problem::field("batch.payload", Reason::InvalidField, format!("the stream was opened for {agreed:?} and a batch came as {came:?}")));
+    }
+    if !reading.known.contains(&came) {
+        return Err(Problem::new(Reason::EncodingUnsupported, format!("this stream does not take batches encoded as {came:?}"))
+            .with("wanted", format!("{came:?}"))
+            .with("available", reading.known.iter().map(|known| format!("{known:?}")).collect::<Vec<_>>().join(", ")));
     }
     let first_offset = wire.first_offset;
     let pieces = decode(wire, reading.schema.clone()).await?;
@@ -409,8 +413,11 @@ impl Told {
         problem.into()
     }
 
-    /// A half ended without a word: only a bug does that. The log has what happened.
+    /// The session ended without a word: because the reader found a fault and let go of it, or because of a bug. Then the log has what happened.
     async fn broken(&mut self) -> Status {
+        if let Some(problem) = self.between.fault() {
+            return self.fail(problem);
+        }
         let what = match self.reader.take() {
             Some(reader) if reader.is_finished() => match reader.await {
                 Err(error) => error.try_into_panic().map_or_else(|_| "the reader was aborted".to_owned(), |panic| layers::panic_text(&*panic)),

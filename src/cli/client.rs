@@ -45,8 +45,12 @@ impl Interceptor for Token {
 impl Server {
     /// Connects once.
     pub async fn connect(&self) -> Result<Connection, CliError> {
+        let wrong = || CliError::Usage(format!("{:?} is not an address of a server; write http://HOST:PORT, https://HOST:PORT or unix:///PATH", self.address));
+        if !["http://", "https://", "unix:"].iter().any(|scheme| self.address.starts_with(scheme)) {
+            return Err(wrong());
+        }
         let mut endpoint = Endpoint::from_shared(self.address.clone())
-            .map_err(|fault| CliError::Usage(format!("{:?} is not an address of a server ({fault}); write http://HOST:PORT", self.address)))?
+            .map_err(|_| wrong())?
             .connect_timeout(Duration::from_secs(5))
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))

@@ -75,7 +75,7 @@ async fn demonstrate(args: &Args, address: &str) -> Result<(), CliError> {
 async fn start(args: &Args) -> Result<(Child, String), CliError> {
     let program = std::env::current_exe().map_err(|fault| CliError::Local(format!("the running program cannot be found: {fault}")))?;
     let mut child = Command::new(program)
-        .args(["serve", "--insecure-anonymous-admin", "--listen", &args.listen, "--data-dir"])
+        .args(["serve", "--insecure-anonymous-admin", "--drain-delay", "0s", "--listen", &args.listen, "--data-dir"])
         .arg(&args.data_dir)
         .env("DATASINK_LOG", std::env::var("DATASINK_LOG").unwrap_or_else(|_| "warn".to_owned()))
         .stdout(Stdio::piped())

@@ -250,7 +250,7 @@ impl Pusher {
         self.acknowledged = Some(next_offset);
         while let Some(lines) = self.waiting.pop_front() {
             let all = lines.bytes.len();
-            match lines.from_offset(next_offset) {
+            match lines.without_before(next_offset) {
                 None => self.bar.inc(all as u64),
                 Some(rest) => {
                     self.bar.inc((all - rest.bytes.len()) as u64);

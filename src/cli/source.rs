@@ -28,7 +28,7 @@ pub struct Lines {
 
 impl Lines {
     /// Without the lines before `offset`; `None` if nothing is left.
-    pub fn from_offset(self, offset: u64) -> Option<Self> {
+    pub fn without_before(self, offset: u64) -> Option<Self> {
         if offset <= self.first_offset {
             return Some(self);
         }
@@ -154,9 +154,9 @@ mod tests {
         let all = read(&text).await;
         assert_eq!(all.iter().map(|lines| lines.count).sum::<u64>(), 2_500);
         assert!(all.windows(2).all(|pair| pair[0].first_offset + pair[0].count == pair[1].first_offset));
-        let cut = all[0].clone().from_offset(2).unwrap();
+        let cut = all[0].clone().without_before(2).unwrap();
         assert!(cut.bytes.starts_with(b"{\"n\":2}\n"));
         assert_eq!(cut.count, all[0].count - 2);
-        assert!(all[0].clone().from_offset(1_000).is_none());
+        assert!(all[0].clone().without_before(1_000).is_none());
     }
 }

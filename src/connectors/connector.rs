@@ -119,6 +119,13 @@ pub trait Connector: Send + Sync + fmt::Debug {
     }
 }
 
+/// Finds a table by name; the catalogue implements it.
+#[async_trait]
+pub trait TableLookup: Send + Sync + fmt::Debug {
+    /// The table's uid and columns, or `None` where there is none of this name.
+    async fn find(&self, name: &QualifiedName) -> Result<Option<(Uuid, RecordSchema)>, ConnectorError>;
+}
+
 /// What a connector needs from outside to connect. Made anew for each connection, so a rotated credential is taken up.
 #[derive(Debug)]
 pub struct ConnectContext {

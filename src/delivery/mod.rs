@@ -173,8 +173,10 @@ pub struct Kept {
     pub mark: Mark,
     /// The last epoch granted.
     pub epoch: Epoch,
-    /// For kinds whose target keeps no mark: where the unit in flight ends, noted before it is sent, so that it is cut alike after a crash.
-    pub planned_end: Option<Offset>,
+    /// For kinds whose target keeps no mark: where units end that may be on their way, ascending, noted before each is sent, so that they are cut alike after a crash.
+    /// More than one where a refused unit was cut smaller.
+    #[serde(default)]
+    pub planned_ends: Vec<Offset>,
     /// The sink's `destination_generation` that this belongs to.
     pub destination_generation: u64,
     /// How the stream was opened first; another source or mode later is a mismatch.

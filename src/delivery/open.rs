@@ -58,6 +58,8 @@ pub struct DeliverySettings {
     pub principal_budget_bytes: u64,
     /// What a drained sender is told to wait before it opens again.
     pub reconnect_after: Duration,
+    /// Links the span of a write to the trace context (W3C `traceparent`) of what produced its first batch.
+    pub link: fn(&tracing::Span, &str),
 }
 
 impl Default for DeliverySettings {
@@ -68,6 +70,7 @@ impl Default for DeliverySettings {
             budget_bytes: limits::BUDGET_BYTES,
             principal_budget_bytes: 0,
             reconnect_after: Duration::from_secs(1),
+            link: |_, _| {},
         }
     }
 }
@@ -333,7 +336,7 @@ impl Delivery {
         let fresh = Kept {
             mark: Mark::default(),
             epoch,
-            planned_end: None,
+            planned_ends: Vec::new(),
             destination_generation: order.sink.destination_generation,
             source: order.source.clone(),
             commit_mode: order.commit_mode,

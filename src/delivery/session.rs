@@ -108,7 +108,7 @@ struct Task {
     half_closed: Arc<AtomicBool>,
     meters: Meters,
 
-    /// What our store is told; its progress is filled in as it is told.
+    /// What our store is told, but for the progress: see [`Task::note`].
     note: Kept,
     /// The target keeps no mark: our note is the mark.
     ours: bool,
@@ -120,10 +120,9 @@ struct Task {
     /// The mark at the end of the last unit that was cut.
     tail: Mark,
     unit: Option<Unit>,
-    /// Units must end exactly at these offsets.
+    /// Units must end exactly at these offsets. Where our note is the mark, these are the ends of units that may be on their way: they are noted, and only ever become more, since
+    /// one name must not stand for two bodies.
     cuts: BTreeSet<Offset>,
-    /// Where the unit on its way ends, or one that a crash interrupted; only where our note is the mark.
-    planned_end: Option<Offset>,
     /// The most records of one append, while an unnamed bad record is searched.
     append_max: usize,
 
@@ -149,7 +148,7 @@ pub(super) fn start(start: Start) {
     let entry = start.place.entry.clone();
     let span = tracing::info_span!(
         "push_session",
-        stream = %start.order.stream,
+        stream = %start.order.stream.name,
         sink = %start.order.sink.name,
         kind = start.order.sink.kind.as_str(),
         epoch = start.note.epoch.0,
@@ -175,6 +174,7 @@ impl Drop for Farewell {
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, on its way through one loop")]
 enum Woken {
     Call(Call),
     Line(LineEvent),
@@ -194,15 +194,14 @@ impl Task {
             acknowledged: note.acknowledged,
             ..Books::default()
         };
-        let planned_end = note.planned_end.filter(|end| ours && *end > resumed.mark.next);
+        let planned = note.planned_ends.iter().copied().filter(|end| ours && *end > resumed.mark.next);
         let columns = order.schema.clone().or(opened.schema);
         let task = Self {
             meters: Meters::new(order.sink.kind.as_str()),
             held: Retained::from(resumed.mark.next),
             tail: resumed.mark,
             unit: None,
-            cuts: planned_end.into_iter().collect(),
-            planned_end,
+            cuts: planned.collect(),
             append_max: usize::MAX,
             line: Line::open(opened.writer, opened.units, ours),
             failures: Failures::default(),
@@ -396,6 +395,12 @@ impl Task {
             if !self.line.is_free() {
                 return Ok(None);
             }
+            if self.reconnect && self.unit.is_none() {
+                if self.line.commits() == 0 {
+                    self.start_reconnect().await?;
+                }
+                return Ok(None);
+            }
             let moved = match self.cut() {
                 Some(Cut::Now) => self.may_commit() && self.commit().await?,
                 Some(Cut::Idle) => self.take_next() || self.may_commit() && self.commit().await?,
@@ -411,13 +416,14 @@ impl Task {
     fn cut(&self) -> Option<Cut> {
         let unit = self.unit.as_ref().filter(|unit| !unit.is_empty())?;
         let policy = self.line.policy()?;
+        let hard_end = self.hard_end(unit);
         let on = Circumstances {
             wait: self.order.linger.max(policy.age_max),
             force_before: self.books.flush_before(),
             pressed: self.pressed || self.reconnect || self.ending.is_some(),
             last: matches!(self.ending, Some(Ending::HalfClosed | Ending::Finish(_))),
-            hard_end: self.hard_end(unit),
-            planned_end: self.planned_end,
+            hard_end,
+            planned_end: hard_end.filter(|_| self.ours),
             patience: PLANNED_END_PATIENCE,
         };
         Some(batch::when(unit, policy, &on, Instant::now()))
@@ -435,14 +441,13 @@ impl Task {
 
     /// Takes what comes next into the open unit; whether there was something.
     fn take_next(&mut self) -> bool {
-        if self.reconnect && self.unit.is_none() {
-            return self.line.commits() == 0 && self.start_reconnect();
-        }
-        if matches!(self.ending, Some(Ending::Finish(Finish::Abort) | Ending::Stopped(_))) {
-            return false;
-        }
         let tail = self.tail;
         let cursor = self.unit.as_ref().map_or(tail.next, |unit| unit.mark.next);
+        match &self.ending {
+            Some(Ending::Finish(Finish::Abort)) => return false,
+            Some(Ending::Stopped(record)) if cursor >= record.offset => return false,
+            _ => {}
+        }
         let Some(item) = self.held.at(cursor) else { return false };
         if let Item::Bad(record) = &item
             && self.order.policy == RecordErrorPolicy::Stop
@@ -489,14 +494,19 @@ impl Task {
         }
         if self.ours {
             // On disk before it is sent: after a crash the same records go under the same name.
-            self.planned_end = Some(unit.mark.next);
+            self.cuts.insert(unit.mark.next);
             self.save(Durable::Now).await?;
         }
+        tracing::debug!(first = unit.first, next = unit.mark.next, rejected = unit.rejected, "commit");
         unit.committed = Instant::now();
         self.stirred = unit.committed;
         self.tail = unit.mark;
         self.pressed = false;
-        self.line.commit(unit);
+        let span = tracing::info_span!("write", first = unit.first, next = unit.mark.next);
+        if let Some(traceparent) = &unit.traceparent {
+            (self.delivery.settings().link)(&span, traceparent);
+        }
+        self.line.commit(unit, span);
         Ok(true)
     }
 
@@ -521,7 +531,9 @@ impl Task {
             Some(Ending::Stopped(record)) if self.books.mark.next >= record.offset => Err(Stop::Record(record.clone())),
             Some(Ending::HalfClosed) if all => Ok(Some(self.ended(EndReason::HalfClosed))),
             // The rest of an interrupted unit comes with the next session: cut shorter, it would go under a name that stands for more.
-            Some(Ending::Drained) if all || self.planned_end.is_some_and(|end| end > self.held.next()) => Ok(Some(self.ended(EndReason::Drained))),
+            Some(Ending::Drained) if all || self.ours && self.cuts.last().is_some_and(|end| *end > self.held.next()) => {
+                Ok(Some(self.ended(EndReason::Drained)))
+            }
             Some(Ending::Finish(Finish::Commit)) if all && self.line.commits() == 0 && self.line.is_free() => {
                 self.stirred = Instant::now();
                 self.line.finish(Finish::Commit, Mark { finished: true, ..self.books.mark });
@@ -541,9 +553,7 @@ impl Task {
 
     async fn on_line(&mut self, event: LineEvent) -> Result<Option<Ended>, Stop> {
         match event {
-            LineEvent::Due => {
-                self.start_reconnect();
-            }
+            LineEvent::Due => self.start_reconnect().await?,
             LineEvent::Opened(Ok(opened)) => return self.on_opened(opened).await,
             LineEvent::Opened(Err(error)) => self.line_failed(&error, None)?,
             LineEvent::Appended(writer, batch, Ok(appended)) => {
@@ -586,7 +596,6 @@ impl Task {
         self.meters.rejected.increment(mark.rejected - before.rejected);
         let rejected = self.held.release(mark.next);
         self.cuts.retain(|cut| *cut > mark.next);
-        self.planned_end = self.planned_end.filter(|end| *end > mark.next);
         self.note.destination_generation = self.order.sink.destination_generation;
         self.save(if self.ours { Durable::Now } else { Durable::Soon }).await?;
         if !rejected.is_empty() {
@@ -642,10 +651,6 @@ impl Task {
     /// The writer is worth nothing any more: what is not settled will be appended again, to a new one.
     fn line_failed(&mut self, error: &ConnectorError, unit: Option<&Unit>) -> Result<(), Stop> {
         let now = Instant::now();
-        if let (true, Some(unit)) = (self.ours, unit) {
-            // The outcome may be unknown: the same records must go under the same name.
-            self.cuts.insert(unit.mark.next);
-        }
         self.unit = None;
         self.tail = self.books.mark;
         self.line = Line::Waiting(now);
@@ -676,8 +681,6 @@ impl Task {
     fn isolate(&mut self, unit: &Unit, error: &ConnectorError) -> bool {
         let (from, to) = (unit.first, unit.mark.next);
         let named: Vec<_> = error.records.iter().filter(|(offset, _)| (from..to).contains(offset)).cloned().collect();
-        // The target surely has nothing of the unit, so its name may stand for fewer records.
-        self.planned_end = None;
         if self.held.reject(&named) > 0 {
             if self.ours {
                 // After a crash the records are refused again, so what stands before each of them is a unit that can be cut alike.
@@ -702,28 +705,36 @@ impl Task {
 
     // ---- a new connection ----
 
-    /// Opens again, unless our store knows of a newer writer: opening would fence that one off.
-    fn start_reconnect(&mut self) -> bool {
+    /// Opens again, with an epoch of its own.
+    async fn start_reconnect(&mut self) -> Result<(), Stop> {
         self.reconnect = false;
+        if let Err(error) = self.claim_epoch().await {
+            return self.line_failed(&error, None);
+        }
         self.stirred = Instant::now();
-        let (order, progress) = (self.order.clone(), self.delivery.progress().clone());
-        let (epoch, next) = (self.note.epoch, self.books.mark.next);
-        self.line = Line::Connecting(
-            async move {
-                if !order.ephemeral {
-                    let kept = progress.load(&order.stream).await.map_err(|problem| store_error(&problem))?;
-                    if kept.is_some_and(|kept| kept.epoch > epoch) {
-                        return Err(ConnectorError::new(ConnectorErrorKind::Fenced, "a newer writer has opened the stream"));
-                    }
-                }
-                open::connect(&order, Epoch(epoch.0 + 1), &open::terms(&order, next)).await
+        let (order, epoch, next) = (self.order.clone(), self.note.epoch, self.books.mark.next);
+        self.line = Line::Connecting(async move { open::connect(&order, epoch, &open::terms(&order, next)).await }.boxed());
+        Ok(())
+    }
+
+    /// Notes the next epoch before any target sees it, unless our store knows of a newer writer: opening would fence that one off.
+    async fn claim_epoch(&mut self) -> Result<(), ConnectorError> {
+        let claimed = Epoch(self.note.epoch.0 + 1);
+        if !self.order.ephemeral {
+            let progress = self.delivery.progress().clone();
+            let kept = progress.load(&self.order.stream).await.map_err(|problem| store_error(&problem))?;
+            if kept.is_some_and(|kept| kept.epoch >= claimed) {
+                return Err(ConnectorError::new(ConnectorErrorKind::Fenced, "a newer writer has opened the stream"));
             }
-            .boxed(),
-        );
-        true
+            let note = Kept { epoch: claimed, ..self.note() };
+            progress.save(&self.order.stream, &note, Durable::Now).await.map_err(|problem| store_error(&problem))?;
+        }
+        self.note.epoch = claimed;
+        Ok(())
     }
 
     async fn on_opened(&mut self, opened: Opened) -> Result<Option<Ended>, Stop> {
+        tracing::debug!(epoch = %opened.epoch, mark = ?opened.mark, next = self.books.mark.next, "opened again");
         self.note.epoch = self.note.epoch.max(opened.epoch);
         let found = opened.mark;
         self.line = Line::open(opened.writer, opened.units, self.ours);
@@ -807,17 +818,25 @@ impl Task {
         }
     }
 
+    /// What our own store should know now.
+    fn note(&self) -> Kept {
+        Kept {
+            mark: self.books.mark,
+            planned_ends: if self.ours { self.cuts.iter().copied().collect() } else { Vec::new() },
+            duplicates: self.books.duplicates,
+            delivered_bytes: self.books.delivered_bytes,
+            acknowledged: self.books.acknowledged,
+            ..self.note.clone()
+        }
+    }
+
     /// Notes progress in our own store. Where the target keeps the mark the note is advisory: failing to write it costs nothing but the warning.
     async fn save(&mut self, durable: Durable) -> Result<(), Stop> {
         if self.order.ephemeral {
             return Ok(());
         }
-        self.note.mark = self.books.mark;
-        self.note.planned_end = self.planned_end;
-        self.note.duplicates = self.books.duplicates;
-        self.note.delivered_bytes = self.books.delivered_bytes;
-        self.note.acknowledged = self.books.acknowledged;
-        match self.delivery.progress().save(&self.order.stream, &self.note, durable).await {
+        let note = self.note();
+        match self.delivery.progress().save(&self.order.stream, &note, durable).await {
             Err(problem) if durable == Durable::Now || problem.reason == Reason::StreamFenced => Err(problem.into()),
             Err(problem) => {
                 tracing::warn!(%problem, "progress could not be noted");
@@ -867,6 +886,9 @@ impl Task {
 
 /// Our own store as a part of the way to the target: it is waited for like one.
 fn store_error(problem: &Problem) -> ConnectorError {
+    if problem.reason == Reason::StreamFenced {
+        return ConnectorError::new(ConnectorErrorKind::Fenced, problem.message.clone());
+    }
     ConnectorError::new(ConnectorErrorKind::Store, problem.message.clone())
 }
 

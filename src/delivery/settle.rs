@@ -132,7 +132,7 @@ mod tests {
         Kept {
             mark: mark(next, 0),
             epoch: Epoch(1),
-            planned_end: None,
+            planned_ends: Vec::new(),
             destination_generation: generation,
             source: Source::Adhoc(String::new()),
             commit_mode: CommitMode::Continuous,

@@ -560,6 +560,43 @@ async fn law_13_stop_settles_what_is_before_and_names_the_record() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn law_13_stop_settles_what_is_before_also_if_the_destination_fails_meanwhile() {
+    let world = World::new(Family::Transaction);
+    for _ in 0..3 {
+        world.target.at_next_commit(Fault::Before(ConnectorErrorKind::Unreachable));
+    }
+    let session = world.open().await;
+    let mut records = texts(0..10);
+    records[6] = poison(sim::REFUSED_AT_APPEND, 6);
+    session.input.send(batch(Some(0), &records)).await.expect("the session is open");
+    assert_eq!(metadata(&failed(last(session.output).await), "offset"), "6");
+    assert_eq!(world.offsets(), (0..6).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receivers_unit_that_was_cut_smaller_is_cut_so_again_after_a_crash() {
+    let world = World::new(Family::Receiver);
+    world.target.units(UnitPolicy { records_max: 8, bytes_max: 1 << 20, age_max: Duration::ZERO, commits_in_flight: 1 });
+    let skip = || OpenOrder { policy: RecordErrorPolicy::Skip, ..world.order() };
+    let mut records = texts(0..12);
+    records[3] = poison(sim::REFUSED_SILENTLY, 3);
+    let session = world.delivery.open(skip()).await.expect("the stream opens");
+    session.input.send(batch(Some(0), &records[..8])).await.expect("the session is open");
+    // The first half without the bad record arrives, and its reply is lost with the server.
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    drop(session);
+    world.delivery.settled().await;
+    world.progress.crash();
+    let ends = world.progress.kept(&world.stream()).expect("it was noted").planned_ends;
+    assert!(ends.contains(&8) && ends.len() > 1, "the whole and its half: {ends:?}");
+    let session = world.delivery.open(skip()).await.expect("the stream opens");
+    session.input.send(batch(Some(0), &records)).await.expect("the session is open");
+    assert_eq!(session.half_close().await.counts.rejected, 1);
+    assert_eq!(world.offsets(), [0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11]);
+    assert_eq!(world.target.conflicts(&world.stream()), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn law_13_and_15_skip_reports_before_the_ack_and_the_counts_add_up() {
     for family in [Family::Transaction, Family::Objects, Family::Receiver] {
         let world = World::new(family);
@@ -743,7 +780,7 @@ async fn a_receivers_unit_is_cut_alike_after_a_crash() {
     session.input.send(Input::Flush("a".to_owned())).await.expect("the session is open");
     world.target.at_next_commit(Fault::Hang);
     tokio::time::sleep(Duration::from_millis(1)).await;
-    assert_eq!(world.progress.kept(&world.stream()).and_then(|kept| kept.planned_end), Some(3), "noted before it is sent");
+    assert_eq!(world.progress.kept(&world.stream()).map(|kept| kept.planned_ends), Some(vec![3]), "noted before it is sent");
     drop(session);
     world.delivery.settled().await;
     // The same records come again in one large batch and in small ones.

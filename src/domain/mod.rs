@@ -51,7 +51,7 @@ use crate::{
     problem::{Problem, Reason},
     secret::Secret,
     store::{SharedStore, rows::Rows},
-    vault::{SealContext, Sealed, Vault},
+    vault::{SealContext, Sealed, Vault, VaultError},
 };
 
 pub use self::{
@@ -522,7 +522,9 @@ async fn found(store: &SharedStore, vault: &Vault, ambient: &Ambient) -> Result<
         if let Some(bytes) = store.get(META, CLUSTER).await.map_err(catalog::store_problem)? {
             let known: Cluster = catalog::decode(META, &bytes)?;
             let master = vault.open(&context(known.id), &known.master).map_err(|fault| {
-                Problem::new(Reason::StoreCorrupt, format!("the catalogue's key does not open: {fault}; start with the key ring that this store was made with"))
+                // The wrong ring beside a sound store: restoring an export would not mend that.
+                let reason = if matches!(fault, VaultError::UnknownKey { .. }) { Reason::StoreUnavailable } else { Reason::StoreCorrupt };
+                Problem::new(reason, format!("the catalogue's key does not open: {fault}; start with the key ring that this store was made with"))
             })?;
             return Ok((known.id, master));
         }

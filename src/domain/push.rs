@@ -32,9 +32,8 @@ use crate::{
         options::Options,
     },
     delivery::{
-        Occasion, problem_of,
-        Connections, Counts, DestinationStatus, Directive, Disposition, Durable, Kept, LiveSession, OpenOrder, Progress, RecordError, RecordErrorPolicy,
-        RecordErrors, SinkSnapshot, Source, Which, Window, WriterIdentity,
+        Connections, Counts, DestinationStatus, Directive, Disposition, Durable, Kept, LiveSession, Occasion, OpenOrder, Progress, RecordError,
+        RecordErrorPolicy, RecordErrors, SinkSnapshot, Source, Which, Window, WriterIdentity, problem_of,
     },
     limits,
     name::{QualifiedName, StreamName, glob_matches},
@@ -809,11 +808,24 @@ impl Domain {
         let message = format!("the stream {} was dropped", stream.name);
         let fenced = Problem::new(Reason::StreamFenced, message).with("epoch", kept.as_ref().map_or(0, |kept| kept.epoch.0).to_string());
         self.0.sessions.direct(&Which::Stream(stream.clone()), Directive::Stop(fenced));
+        self.gone(&stream).await;
         // The target's mark first: while it is there, a new session would go on from it.
         let (connector, connect) = self.connection(&row).await?;
         connector.forget(&connect, &stream).await.map_err(|error| problem_of(&error, Occasion::Check, &sink, &row.destination))?;
         self.0.progress.forget(stream_key(stream.sink, stream.name.as_str())).await?;
         Ok(DroppedPushStream { dropped: true })
+    }
+}
+
+impl Domain {
+    /// Returns once no session writes the stream: its last note would bring a forgotten stream back.
+    async fn gone(&self, stream: &StreamId) {
+        for _ in 0..500 {
+            if !self.0.sessions.live().iter().any(|session| session.stream == *stream) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 

@@ -22,8 +22,8 @@ use super::{
 use crate::{
     clock::Timestamp,
     connectors::{
+        connector::TableLookup,
         error::{ConnectorError, ConnectorErrorKind},
-        local::TableLookup,
     },
     name::{PrincipalName, QualifiedName},
     problem::{Problem, Reason, Violation},

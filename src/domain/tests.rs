@@ -811,7 +811,7 @@ fn kept(principal: &str, epoch: u64) -> Kept {
     Kept {
         mark: Mark { next: 5, ..Mark::default() },
         epoch: Epoch(epoch),
-        planned_end: None,
+        planned_ends: Vec::new(),
         destination_generation: 1,
         source: Source::Adhoc(String::new()),
         commit_mode: crate::connectors::connector::CommitMode::Continuous,

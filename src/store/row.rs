@@ -46,8 +46,9 @@ pub fn check_row(schema: &RecordSchema, line: Bytes) -> Result<Row, RecordFault>
         return Err(fault);
     }
     let key = encode_key(schema, &found)?;
-    let json = if found.iter().flatten().any(|value| value.replaced) { rewritten(schema, &found) } else { line };
-    Ok(Row { json, key })
+    let rewritten = found.iter().flatten().any(Canonical::is_replaced).then(|| rewritten(schema, &found));
+    drop(found);
+    Ok(Row { json: rewritten.unwrap_or(line), key })
 }
 
 /// The first fault leads; a record has one.
@@ -62,13 +63,13 @@ impl Faults {
     }
 }
 
-struct RowVisitor<'a> {
+struct RowVisitor<'a, 'de> {
     schema: &'a RecordSchema,
-    found: &'a mut Vec<Option<Canonical>>,
+    found: &'a mut Vec<Option<Canonical<'de>>>,
     faults: &'a mut Faults,
 }
 
-impl<'de> Visitor<'de> for RowVisitor<'_> {
+impl<'de> Visitor<'de> for RowVisitor<'_, 'de> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -134,79 +135,90 @@ fn shortened(text: &str) -> &str {
 
 /// A value in its column's own form.
 #[derive(Debug, Clone)]
-struct Canonical {
-    /// JSON text.
-    text: String,
-    /// Whether that differs from what came.
-    replaced: bool,
-    /// Its place in the order of the column's values.
+struct Canonical<'a> {
+    /// JSON text; owned where it differs from what came.
+    text: Cow<'a, str>,
+    /// Its place in the order of the column's values; empty where the column is no part of the primary key.
     order: Vec<u8>,
 }
 
-impl Canonical {
+impl<'a> Canonical<'a> {
     fn null() -> Self {
-        Self { text: "null".to_owned(), replaced: false, order: Vec::new() }
+        Self { text: Cow::Borrowed("null"), order: Vec::new() }
     }
 
-    fn new(raw: &str, text: String, order: Vec<u8>) -> Self {
-        Self { replaced: raw != text, text, order }
+    fn kept(raw: &'a str, order: Vec<u8>) -> Self {
+        Self { text: Cow::Borrowed(raw), order }
+    }
+
+    fn new(raw: &'a str, text: String, order: Vec<u8>) -> Self {
+        Self { text: if raw == text { Cow::Borrowed(raw) } else { Cow::Owned(text) }, order }
+    }
+
+    fn is_replaced(&self) -> bool {
+        matches!(self.text, Cow::Owned(_))
     }
 }
 
+/// The place in the order, computed only where a primary key needs it.
+fn order_of(column: &Column, order: impl FnOnce() -> Vec<u8>) -> Vec<u8> {
+    if column.primary_key { order() } else { Vec::new() }
+}
+
 /// Checks one value; the error says what the column takes.
-fn canonical(column: &Column, raw: &str) -> Result<Canonical, String> {
+fn canonical<'a>(column: &Column, raw: &'a str) -> Result<Canonical<'a>, String> {
     if raw == "null" {
         return if column.nullable { Ok(Canonical::null()) } else { Err("a value, because it is not nullable".to_owned()) };
     }
     match column.column_type {
         ColumnType::Bool => match raw {
-            "true" | "false" => Ok(Canonical::new(raw, raw.to_owned(), vec![u8::from(raw == "true")])),
+            "true" | "false" => Ok(Canonical::kept(raw, order_of(column, || vec![u8::from(raw == "true")]))),
             _ => Err("true or false".to_owned()),
         },
-        ColumnType::Int8 => signed(raw, i8::MIN.into(), i8::MAX.into()),
-        ColumnType::Int16 => signed(raw, i16::MIN.into(), i16::MAX.into()),
-        ColumnType::Int32 => signed(raw, i32::MIN.into(), i32::MAX.into()),
-        ColumnType::Int64 => signed(raw, i64::MIN, i64::MAX),
+        ColumnType::Int8 => signed(column, raw, i8::MIN.into(), i8::MAX.into()),
+        ColumnType::Int16 => signed(column, raw, i16::MIN.into(), i16::MAX.into()),
+        ColumnType::Int32 => signed(column, raw, i32::MIN.into(), i32::MAX.into()),
+        ColumnType::Int64 => signed(column, raw, i64::MIN, i64::MAX),
         ColumnType::Uint64 => {
             let wanted = || format!("a whole number from 0 to {}", u64::MAX);
             let number: u64 = digits(raw).and_then(|text| text.parse().ok()).ok_or_else(wanted)?;
-            Ok(Canonical::new(raw, number.to_string(), number.to_be_bytes().to_vec()))
+            Ok(Canonical { text: whole(raw, number), order: order_of(column, || number.to_be_bytes().to_vec()) })
         }
-        ColumnType::Float => float(raw, f64::from(f32::MAX)),
-        ColumnType::Double => float(raw, f64::MAX),
-        ColumnType::Decimal { precision, scale } => decimal(raw, precision, scale),
+        ColumnType::Float => float(column, raw, f64::from(f32::MAX)),
+        ColumnType::Double => float(column, raw, f64::MAX),
+        ColumnType::Decimal { precision, scale } => decimal(column, raw, precision, scale),
         ColumnType::String => {
             let text = string(raw).ok_or("a string")?;
             within(column, text.len())?;
-            let order = terminated(text.as_bytes());
-            Ok(Canonical::new(raw, raw.to_owned(), order))
+            Ok(Canonical::kept(raw, order_of(column, || terminated(text.as_bytes()))))
         }
         ColumnType::Bytes => {
             let bytes = string(raw).and_then(|text| STANDARD.decode(text.as_bytes()).ok()).ok_or("a base64 string")?;
             within(column, bytes.len())?;
-            Ok(Canonical::new(raw, raw.to_owned(), terminated(&bytes)))
+            Ok(Canonical::kept(raw, order_of(column, || terminated(&bytes))))
         }
         ColumnType::Date => {
             let date = shaped(raw, "0000-00-00").and_then(|text| text.parse::<jiff::civil::Date>().ok()).ok_or("a date as in \"2026-11-24\"")?;
-            Ok(Canonical::new(raw, format!("\"{date}\""), ordered(i64::from(date.year()) * 400 + i64::from(date.day_of_year()))))
+            let order = order_of(column, || ordered(i64::from(date.year()) * 400 + i64::from(date.day_of_year())));
+            Ok(Canonical::new(raw, format!("\"{date}\""), order))
         }
         ColumnType::Time => {
             let wanted = "a time of day as in \"13:45:00.123456\"";
             let time = shaped(raw, "00:00:00*").and_then(|text| text.parse::<jiff::civil::Time>().ok()).ok_or(wanted)?;
             let nanos = time.duration_since(jiff::civil::Time::midnight()).as_nanos();
-            Ok(Canonical::new(raw, format!("\"{time}\""), ordered(i64::try_from(nanos).unwrap_or(i64::MAX))))
+            Ok(Canonical::new(raw, format!("\"{time}\""), order_of(column, || ordered(i64::try_from(nanos).unwrap_or(i64::MAX)))))
         }
         ColumnType::Timestamp => {
             let wanted = "an instant as in \"2026-11-24T13:45:00.123456Z\"";
             let at = shaped(raw, "0000-00-00T00:00:00*").and_then(|text| text.parse::<jiff::Timestamp>().ok()).ok_or(wanted)?;
-            let order = (at.as_nanosecond().cast_unsigned() ^ (1 << 127)).to_be_bytes().to_vec();
+            let order = order_of(column, || (at.as_nanosecond().cast_unsigned() ^ (1 << 127)).to_be_bytes().to_vec());
             Ok(Canonical::new(raw, format!("\"{at}\""), order))
         }
         ColumnType::Uuid => {
             let id: uuid::Uuid = parsed(raw).ok_or("a UUID")?;
-            Ok(Canonical::new(raw, format!("\"{id}\""), id.as_bytes().to_vec()))
+            Ok(Canonical::new(raw, format!("\"{id}\""), order_of(column, || id.as_bytes().to_vec())))
         }
-        ColumnType::Json => Ok(Canonical::new(raw, raw.to_owned(), terminated(raw.as_bytes()))),
+        ColumnType::Json => Ok(Canonical::kept(raw, order_of(column, || terminated(raw.as_bytes())))),
     }
 }
 
@@ -249,22 +261,27 @@ fn digits(raw: &str) -> Option<Cow<'_, str>> {
     (!unsigned.is_empty() && unsigned.bytes().all(|byte| byte.is_ascii_digit())).then_some(text)
 }
 
-fn signed(raw: &str, min: i64, max: i64) -> Result<Canonical, String> {
-    let number = digits(raw).and_then(|text| text.parse::<i64>().ok()).filter(|number| (min..=max).contains(number));
-    let number = number.ok_or_else(|| format!("a whole number from {min} to {max}"))?;
-    Ok(Canonical::new(raw, number.to_string(), ordered(number)))
+/// An integer's own text: what came, unless that was a string of digits or a negative zero.
+fn whole(raw: &str, number: impl ToString) -> Cow<'_, str> {
+    if raw.starts_with('"') || raw == "-0" { Cow::Owned(number.to_string()) } else { Cow::Borrowed(raw) }
 }
 
-fn float(raw: &str, max: f64) -> Result<Canonical, String> {
+fn signed<'a>(column: &Column, raw: &'a str, min: i64, max: i64) -> Result<Canonical<'a>, String> {
+    let number = digits(raw).and_then(|text| text.parse::<i64>().ok()).filter(|number| (min..=max).contains(number));
+    let number = number.ok_or_else(|| format!("a whole number from {min} to {max}"))?;
+    Ok(Canonical { text: whole(raw, number), order: order_of(column, || ordered(number)) })
+}
+
+fn float<'a>(column: &Column, raw: &'a str, max: f64) -> Result<Canonical<'a>, String> {
     let number = Some(raw).filter(|raw| !raw.starts_with('"')).and_then(|raw| raw.parse::<f64>().ok()).filter(|number| number.abs() <= max);
     let number = number.ok_or_else(|| format!("a number within ±{max:e}"))?;
     let bits = number.to_bits();
     let order = if bits >> 63 == 0 { bits ^ (1 << 63) } else { !bits };
-    Ok(Canonical::new(raw, raw.to_owned(), order.to_be_bytes().to_vec()))
+    Ok(Canonical::kept(raw, order_of(column, || order.to_be_bytes().to_vec())))
 }
 
 /// Exact: digits are counted in the text, and no float is involved.
-fn decimal(raw: &str, precision: u8, scale: u8) -> Result<Canonical, String> {
+fn decimal<'a>(column: &Column, raw: &'a str, precision: u8, scale: u8) -> Result<Canonical<'a>, String> {
     let wanted = || format!("a decimal with at most {precision} digits, {scale} of them after the point");
     let text = if raw.starts_with('"') { string(raw) } else { Some(Cow::Borrowed(raw)) }.ok_or_else(wanted)?;
     let unsigned = text.strip_prefix('-').unwrap_or(&text);
@@ -282,8 +299,7 @@ fn decimal(raw: &str, precision: u8, scale: u8) -> Result<Canonical, String> {
     }
     let scaled: i128 = format!("{whole}{fraction:0<width$}", width = usize::from(scale)).parse().map_err(|_| wanted())?;
     let scaled = if text.starts_with('-') { -scaled } else { scaled };
-    let order = (scaled.cast_unsigned() ^ (1 << 127)).to_be_bytes().to_vec();
-    Ok(Canonical::new(raw, raw.to_owned(), order))
+    Ok(Canonical::kept(raw, order_of(column, || (scaled.cast_unsigned() ^ (1 << 127)).to_be_bytes().to_vec())))
 }
 
 fn ordered(number: i64) -> Vec<u8> {
@@ -303,7 +319,7 @@ fn terminated(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-fn encode_key(schema: &RecordSchema, found: &[Option<Canonical>]) -> Result<Option<Vec<u8>>, RecordFault> {
+fn encode_key(schema: &RecordSchema, found: &[Option<Canonical<'_>>]) -> Result<Option<Vec<u8>>, RecordFault> {
     let mut key = None;
     for (column, value) in schema.columns.iter().zip(found).filter(|(column, _)| column.primary_key) {
         let Some(order) = value.as_ref().filter(|value| value.text != "null").map(|value| value.order.as_slice()) else {
@@ -325,7 +341,7 @@ fn encode_key(schema: &RecordSchema, found: &[Option<Canonical>]) -> Result<Opti
     Ok(key)
 }
 
-fn rewritten(schema: &RecordSchema, found: &[Option<Canonical>]) -> Bytes {
+fn rewritten(schema: &RecordSchema, found: &[Option<Canonical<'_>>]) -> Bytes {
     let mut out = String::from("{");
     for (column, value) in schema.columns.iter().zip(found) {
         let Some(value) = value else { continue };

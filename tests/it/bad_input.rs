@@ -3,9 +3,9 @@
 use std::{collections::HashMap, time::Duration};
 
 use datasink::api::pb::{
-    AlterDataSinkRequest, CreateDataSinkRequest, CreateTableRequest, Column, ColumnType, DropDataSinkRequest, DropPushStreamRequest, ObjectType, PermissionKind, PushOnceRequest,
-    RecordBatch, RecordErrorPolicy, RecordSchema, RevokePermissionRequest, ScanRowsRequest, ShowDataSinkRequest, ShowPushStreamRequest, push_request, push_response,
-    record_batch, DrainReason,
+    AlterDataSinkRequest, Column, ColumnType, CreateDataSinkRequest, CreateTableRequest, DrainReason, DropDataSinkRequest, DropPushStreamRequest, ObjectType,
+    PermissionKind, PushOnceRequest, RecordBatch, RecordErrorPolicy, RecordSchema, RevokePermissionRequest, ScanRowsRequest, ShowDataSinkRequest,
+    ShowPushStreamRequest, push_request, push_response, record_batch,
 };
 use tonic::Code;
 use tonic_types::StatusExt;

@@ -46,7 +46,8 @@ impl Receiver {
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
         let inner = Arc::new(Mutex::new(Inner::default()));
         let router = Router::new().route("/hook", post(take)).with_state(Arc::clone(&inner));
-        tokio::task::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        #[expect(clippy::disallowed_methods, reason = "the receiver lives as long as its test's runtime")]
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self { inner, url }
     }
 

@@ -24,6 +24,7 @@ pub struct Stream {
 
 /// What can come next.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one lives at a time")]
 pub enum Next {
     Frame(push_response::Frame),
     /// The RPC ended well.

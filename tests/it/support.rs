@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 use datasink::{
     api::pb::{
         Column, ColumnType, CreateAccessTokenRequest, CreateDataSinkRequest, CreatePrincipalRequest, CreateTableRequest, GrantPermissionRequest, ObjectType,
-        PermissionKind, PrincipalKind, RecordEncoding, RecordSchema, ScanRowsRequest, data_sink_service_client::DataSinkServiceClient, permission_service_client::PermissionServiceClient, push_service_client::PushServiceClient, record_batch,
-        table_service_client::TableServiceClient,
+        PermissionKind, PrincipalKind, RecordEncoding, RecordSchema, ScanRowsRequest, data_sink_service_client::DataSinkServiceClient,
+        permission_service_client::PermissionServiceClient, push_service_client::PushServiceClient, record_batch, table_service_client::TableServiceClient,
     },
     app::{App, Parts, Running},
     config::Settings,

@@ -3,8 +3,8 @@
 use std::{fs, path::PathBuf};
 
 use datasink::api::pb::{
-    CreateSchemaRequest, DropDataSinkRequest, DropSchemaRequest, GrantPermissionRequest, ObjectType, PermissionKind, RevokePermissionRequest, ShowDataSinkRequest,
-    WhoAmIRequest, schema_service_client::SchemaServiceClient,
+    CreateSchemaRequest, DropDataSinkRequest, DropSchemaRequest, GrantPermissionRequest, ObjectType, PermissionKind, RevokePermissionRequest,
+    ShowDataSinkRequest, WhoAmIRequest, schema_service_client::SchemaServiceClient,
 };
 use serde_json::Value;
 use tonic::Code;
@@ -93,7 +93,13 @@ async fn one_line_for_each_change_and_each_refusal_and_none_for_a_look() {
     let (new, _) = added(&place, async { admin.permissions().grant_permission(grant.clone()).await.unwrap() }).await;
     assert_eq!(new.len(), 1, "{new:?}");
     assert_line(&new[0], "admin", "GrantPermission", "one.t", "allow");
-    let revoke = RevokePermissionRequest { principal: grant.principal, object_type: grant.object_type, object: grant.object, permission: grant.permission, ..RevokePermissionRequest::default() };
+    let revoke = RevokePermissionRequest {
+        principal: grant.principal,
+        object_type: grant.object_type,
+        object: grant.object,
+        permission: grant.permission,
+        ..RevokePermissionRequest::default()
+    };
     let (new, _) = added(&place, async { admin.permissions().revoke_permission(revoke).await.unwrap() }).await;
     assert_eq!(new.len(), 1, "{new:?}");
 

@@ -1,6 +1,6 @@
 //! Why: tools learn the interface from the server alone, and probes its health without being anybody. Never needs a file of ours on their side.
 
-use datasink::api::pb::{WhoAmIRequest, ShowServerRequest};
+use datasink::api::pb::{ShowServerRequest, WhoAmIRequest};
 use prost::Message;
 use prost_types::FileDescriptorProto;
 use tonic::Code;
@@ -34,7 +34,14 @@ macro_rules! reflection {
             let place = Place::new();
             let server = place.start().await;
             let mut client = ServerReflectionClient::new(server.channel().await);
-            let asks = ["google.rpc.ErrorInfo", "google.rpc.BadRequest", "google.rpc.RetryInfo", "datasink.v1.PushService", "datasink.v1.CreateDataSinkRequest", "grpc.health.v1.Health"];
+            let asks = [
+                "google.rpc.ErrorInfo",
+                "google.rpc.BadRequest",
+                "google.rpc.RetryInfo",
+                "datasink.v1.PushService",
+                "datasink.v1.CreateDataSinkRequest",
+                "grpc.health.v1.Health",
+            ];
             let ask = |request| ServerReflectionRequest { host: String::new(), message_request: Some(request) };
             let mut requests = vec![ask(MessageRequest::ListServices(String::new()))];
             requests.extend(asks.iter().map(|symbol| ask(MessageRequest::FileContainingSymbol((*symbol).to_owned()))));
@@ -54,7 +61,8 @@ macro_rules! reflection {
                 let Some(MessageResponse::FileDescriptorResponse(files)) = answer else { panic!("{symbol} does not resolve: {answer:?}") };
                 let (package, short) = symbol.rsplit_once('.').unwrap();
                 let declares = |file: &FileDescriptorProto| {
-                    file.package() == package && (file.message_type.iter().any(|message| message.name() == short) || file.service.iter().any(|service| service.name() == short))
+                    file.package() == package
+                        && (file.message_type.iter().any(|message| message.name() == short) || file.service.iter().any(|service| service.name() == short))
                 };
                 let files: Vec<_> = files.file_descriptor_proto.iter().map(|file| FileDescriptorProto::decode(file.as_slice()).unwrap()).collect();
                 assert!(files.iter().any(declares), "{symbol} is not in the file that is said to hold it");

@@ -2,7 +2,10 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use base64::{Engine, engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD}};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
+};
 
 /// A secret that must never be seen again once it was sent.
 pub struct Canary {

@@ -12,8 +12,8 @@ use std::{
 };
 
 use datasink::api::pb::{
-    Column, ColumnType, CreateAccessTokenRequest, CreateDataSinkRequest, CreatePrincipalRequest, CreateTableRequest, PrincipalKind, RecordEncoding, RecordSchema,
-    ScanRowsRequest, credential_service_client::CredentialServiceClient, data_sink_service_client::DataSinkServiceClient,
+    Column, ColumnType, CreateAccessTokenRequest, CreateDataSinkRequest, CreatePrincipalRequest, CreateTableRequest, PrincipalKind, RecordEncoding,
+    RecordSchema, ScanRowsRequest, credential_service_client::CredentialServiceClient, data_sink_service_client::DataSinkServiceClient,
     permission_service_client::PermissionServiceClient, push_service_client::PushServiceClient, record_batch, server_service_client::ServerServiceClient,
     table_service_client::TableServiceClient,
 };

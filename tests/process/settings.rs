@@ -47,7 +47,15 @@ async fn flag_before_environment_before_file_before_default() {
     let default = listed(run(&[])).await;
     assert_eq!(said(&default, "heartbeat_interval"), ("\"15s\"".to_owned(), "the default".to_owned()));
 
-    let all = listed(run(&["--log", "error"]).arg("--config").arg(&file).env("DATASINK_HEARTBEAT_INTERVAL", "22s").env("DATASINK_SESSIONS_MAX", "13").env("DATASINK_LOG", "debug")).await;
+    let all = listed(
+        run(&["--log", "error"])
+            .arg("--config")
+            .arg(&file)
+            .env("DATASINK_HEARTBEAT_INTERVAL", "22s")
+            .env("DATASINK_SESSIONS_MAX", "13")
+            .env("DATASINK_LOG", "debug"),
+    )
+    .await;
     assert_eq!(said(&all, "heartbeat_interval"), ("\"22s\"".to_owned(), "the environment".to_owned()));
     assert_eq!(said(&all, "sessions_max"), ("13".to_owned(), "the environment".to_owned()));
     assert_eq!(said(&all, "calls_max"), ("12".to_owned(), "the file".to_owned()));
@@ -67,7 +75,8 @@ async fn the_server_does_what_is_listed() {
     drop((stream, admin));
     server.stop().await;
 
-    let server = place.serve().env("DATASINK_CONFIG", &file).env("DATASINK_LISTEN", "127.0.0.1:0").env("DATASINK_HEARTBEAT_INTERVAL", "22s").start_as_is().await;
+    let server =
+        place.serve().env("DATASINK_CONFIG", &file).env("DATASINK_LISTEN", "127.0.0.1:0").env("DATASINK_HEARTBEAT_INTERVAL", "22s").start_as_is().await;
     let (stream, opened) = Stream::open(&server.admin().await, open("default.t", "s")).await;
     assert_eq!(opened.heartbeat_interval.unwrap().seconds, 22);
     drop(stream);
@@ -90,7 +99,13 @@ async fn an_impossible_setting_is_named() {
     let broken = place.file("broken.toml", "listen = ");
     place.serve().arg("--config").arg(&broken).start_refused().await.refused(64, &["broken.toml"]);
     place.serve().args(&["--config", "absent.toml"]).start_refused().await.refused(64, &["absent.toml"]);
-    for (setting, word) in [("heartbeat_interval=soon", "heartbeat_interval"), ("sessions_max=-1", "sessions_max"), ("sessions_max=0", "sessions_max"), ("drain_grace=1h", "drain_grace"), ("log=nonsense[", "log")] {
+    for (setting, word) in [
+        ("heartbeat_interval=soon", "heartbeat_interval"),
+        ("sessions_max=-1", "sessions_max"),
+        ("sessions_max=0", "sessions_max"),
+        ("drain_grace=1h", "drain_grace"),
+        ("log=nonsense[", "log"),
+    ] {
         place.serve().args(&["--set", setting]).start_refused().await.refused(64, &[word]);
     }
     place.serve().args(&["--listen", "localhost"]).start_refused().await.refused(64, &["listen", "localhost"]);

@@ -3,7 +3,8 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use datasink::api::pb::{
-    CreatePrincipalRequest, IdentitySource, PrincipalKind, PushOnceRequest, RecordBatch, ShowServerRequest, WhoAmIRequest, WhoAmIResponse, push_response, record_batch,
+    CreateAccessTokenRequest, CreatePrincipalRequest, IdentitySource, PrincipalKind, PushOnceRequest, RecordBatch, RevokeAccessTokenRequest, ShowServerRequest,
+    WhoAmIRequest, WhoAmIResponse, push_response, record_batch,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
@@ -85,18 +86,23 @@ async fn tls_channel(server: &Server, authority: &Authority, identity: Option<&S
 
 /// The leaf that a new connection is shown.
 async fn leaf(server: &Server, authority: &Authority) -> CertificateDer<'static> {
+    handshake(server, authority, rustls::ALL_VERSIONS).await.expect("a handshake")
+}
+
+/// Shakes hands in one of these versions; gives the server's leaf.
+async fn handshake(server: &Server, authority: &Authority, versions: &[&'static rustls::SupportedProtocolVersion]) -> std::io::Result<CertificateDer<'static>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).expect("PEM")).expect("an authority");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .expect("ring knows them")
         .with_root_certificates(roots)
         .with_no_client_auth();
     let connection = tokio::net::TcpStream::connect(server.address()).await.expect("it listens");
     let name = ServerName::try_from("localhost").expect("a name");
-    let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, connection).await.expect("a handshake");
-    stream.get_ref().1.peer_certificates().expect("servers show one")[0].clone().into_owned()
+    let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, connection).await?;
+    Ok(stream.get_ref().1.peer_certificates().expect("servers show one")[0].clone().into_owned())
 }
 
 #[tokio::test]
@@ -142,6 +148,26 @@ async fn tls_serves_those_who_trust_its_authority_and_speaks_no_plaintext() {
 }
 
 #[tokio::test]
+async fn the_older_tls_and_nameless_clients_are_taken_only_where_settings_say_so() {
+    let (place, authority) = (Place::new(), Authority::new("datasink test authority"));
+    let server = with_certificate(&place, &authority.server()).start().await;
+    assert!(handshake(&server, &authority, &[&rustls::version::TLS12]).await.is_err());
+    assert!(handshake(&server, &authority, &[&rustls::version::TLS13]).await.is_ok());
+    server.stop().await;
+    let server = with_certificate(&place, &authority.server()).args(&["--set", "tls_1_2=true"]).start().await;
+    assert!(handshake(&server, &authority, &[&rustls::version::TLS12]).await.is_ok());
+    let token = format!("Bearer {}", server.admin_token());
+    server.stop().await;
+
+    let trusted = place.file("clients.crt", authority.pem());
+    let server = with_certificate(&place, &authority.server()).arg("--tls-client-ca").arg(&trusted).args(&["--set", "tls_client_required=true"]).start().await;
+    assert_no_identity(who_over_tls(&server, &authority, None, Some(&token)).await, "no certificate where one is required");
+    let known = authority.client(&["spiffe://mesh.example/operator"]);
+    assert_eq!(who_over_tls(&server, &authority, Some(&known), Some(&token)).await.unwrap().source(), IdentitySource::Token);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_client_certificate_proves_one_spiffe_id() {
     let (place, authority) = (Place::new(), Authority::new("datasink test authority"));
     let trusted = place.file("clients.crt", authority.pem());
@@ -169,14 +195,18 @@ async fn a_client_certificate_proves_one_spiffe_id() {
     assert_no_identity(who_over_tls(&server, &authority, Some(&wrong.client(&[id])), None).await, "a certificate of another authority");
     let two = authority.client(&[id, "spiffe://mesh.example/ns/orders/sa/reader"]);
     assert_no_identity(who_over_tls(&server, &authority, Some(&two), None).await, "two SPIFFE ids");
+    // The client sees no more than a connection that closed; the operator sees why.
+    let log = server.process.stderr();
+    assert!(log.contains("UnknownIssuer") && log.contains("two SPIFFE ids"), "{log}");
+    assert!(server.metrics().contains("datasink_tls_handshakes_failed_total "), "refused handshakes are counted");
     server.stop().await;
 }
 
 #[track_caller]
 fn assert_no_identity(answer: Result<WhoAmIResponse, tonic::Status>, what: &str) {
     let status = answer.expect_err(what);
-    // Refused in the handshake, so no sentence of ours can reach the client.
-    assert!(matches!(status.code(), Code::Unknown | Code::Unavailable | Code::Unauthenticated), "{what}: {status:?}");
+    // Refused in the handshake: the status is the client's own, and which one depends on who noticed first.
+    assert!(status.details().is_empty(), "{what}: {status:?}");
 }
 
 #[tokio::test]
@@ -228,14 +258,15 @@ async fn a_public_address_without_tls_is_refused() {
 async fn an_anonymous_admin_is_for_loopback_only() {
     let place = Place::new();
     let open_door = place.serve().args(&["--insecure-anonymous-admin", "--insecure-listen", "--listen", "0.0.0.0:0"]).start_refused().await;
-    open_door.refused(64, &["insecure-anonymous-admin", "loopback"]);
+    open_door.refused(64, &["insecure_anonymous_admin", "loopback"]);
     let authority = Authority::new("datasink test authority");
     let over_tls = with_certificate(&place, &authority.server()).args(&["--insecure-anonymous-admin", "--listen", "0.0.0.0:0"]).start_refused().await;
-    over_tls.refused(64, &["insecure-anonymous-admin", "loopback"]);
+    over_tls.refused(64, &["insecure_anonymous_admin", "loopback"]);
 
     let server = place.serve().arg("--insecure-anonymous-admin").start().await;
     let who = server.nobody().await.server().who_am_i(WhoAmIRequest {}).await.unwrap().into_inner();
     assert_eq!((who.principal.as_str(), who.source()), ("admin", IdentitySource::Anonymous));
+    assert!(server.process.stderr().contains("open to whoever reaches it"), "an open door is told in the log");
     server.stop().await;
 }
 
@@ -247,6 +278,28 @@ async fn files_of_tls_that_do_not_fit_are_named() {
     with_certificate(&place, &mixed).start_refused().await.refused(64, &["tls.key"]);
     let half = place.file("tls.crt", authority.server().certificate);
     place.serve().arg("--tls-certificate").arg(half).start_refused().await.refused(64, &["tls"]);
+}
+
+#[tokio::test]
+async fn a_revoked_token_ends_the_stream_that_it_opened() {
+    let place = Place::new();
+    let server = place.start().await;
+    let admin = server.admin().await;
+    admin.local_sink("default.t").await;
+    let made = admin.permissions().create_access_token(CreateAccessTokenRequest::default()).await.unwrap().into_inner();
+    let caller = server.caller(&format!("Bearer {}", made.token)).await;
+    let (mut stream, _) = Stream::open(&caller, open("default.t", "s")).await;
+    let (mut other, _) = Stream::open(&admin, open("default.t", "other")).await;
+    let revoke = RevokeAccessTokenRequest { id: made.access_token.unwrap().id, ..RevokeAccessTokenRequest::default() };
+    admin.permissions().revoke_access_token(revoke).await.unwrap();
+    assert_error(&stream.failure().await, Code::Unauthenticated, "UNAUTHENTICATED");
+    let status = caller.server().who_am_i(WhoAmIRequest {}).await.unwrap_err();
+    assert_error(&status, Code::Unauthenticated, "UNAUTHENTICATED");
+    other.numbers(0, 3).await;
+    other.finish().await;
+    assert_eq!(other.ended().await.next_offset, 3, "streams of other tokens go on");
+    drop((stream, other, caller, admin));
+    server.stop().await;
 }
 
 #[tokio::test]

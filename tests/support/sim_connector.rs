@@ -243,6 +243,13 @@ impl SimTarget {
         self.state().streams.get(stream).map(|stream| stream.visible.clone()).unwrap_or_default()
     }
 
+    /// The same with the records that are durable and wait for finish to be seen.
+    pub(crate) fn durable(&self, stream: &StreamId) -> Vec<Visible> {
+        let state = self.state();
+        let Some(stream) = state.streams.get(stream) else { return Vec::new() };
+        stream.visible.iter().chain(&stream.staged).cloned().collect()
+    }
+
     /// The offsets of [`Self::visible`].
     pub(crate) fn offsets(&self, stream: &StreamId) -> Vec<Offset> {
         self.visible(stream).iter().map(|visible| visible.offset).collect()
@@ -330,6 +337,12 @@ impl State {
     }
 
     fn apply(&mut self, unit: &Unit) -> Result<Outcome, ConnectorError> {
+        if let Some(error) = self.refusal(&unit.records, REFUSED_AT_COMMIT) {
+            return Err(error);
+        }
+        if let Some(error) = self.refusal(&unit.records, REFUSED_SILENTLY) {
+            return Err(ConnectorError { records: Vec::new(), ..error });
+        }
         self.committed += 1;
         if self.lies.loses_every > 0 && self.committed.is_multiple_of(self.lies.loses_every) {
             return Ok(outcome(unit));
@@ -479,7 +492,16 @@ impl Connector for SimConnector {
         let mut state = self.0.state();
         let (epoch, mark) = state.open(stream, epoch);
         let at = if let FoundMark::At(mark) = mark { mark.next } else { terms.kept_next };
-        let writer = SimWriter { target: self.0.clone(), stream: stream.clone(), epoch, mode: terms.commit_mode, at, unit: Vec::new(), taken: 0, whole: Arc::new(tokio::sync::Mutex::new(true)) };
+        let writer = SimWriter {
+            target: self.0.clone(),
+            stream: stream.clone(),
+            epoch,
+            mode: terms.commit_mode,
+            at,
+            unit: Vec::new(),
+            taken: 0,
+            whole: Arc::new(tokio::sync::Mutex::new(true)),
+        };
         let guarantee = if state.family == Family::Receiver { Guarantee::Idempotent } else { Guarantee::ExactlyOnce };
         Ok(Opened {
             writer: Box::new(writer),
@@ -558,12 +580,6 @@ async fn commit(target: &Arc<SimTarget>, unit: Unit) -> Result<Outcome, Connecto
         None => tokio::time::sleep(Duration::from_millis(1)).await,
     }
     in_flight.unit = None;
-    if let Some(error) = target.refusal(&unit.records, REFUSED_AT_COMMIT) {
-        return Err(error);
-    }
-    if let Some(error) = target.refusal(&unit.records, REFUSED_SILENTLY) {
-        return Err(ConnectorError { records: Vec::new(), ..error });
-    }
     let result = target.state().apply(&unit);
     if reply_lost { Err(ConnectorError::new(ConnectorErrorKind::Unknown, "the reply was lost")) } else { result }
 }
@@ -585,10 +601,10 @@ fn fault(text: &str) -> RecordFault {
     RecordFault { kind: RecordFaultKind::Invalid, message: format!("the target refuses it: {text}"), column: Some("x".to_owned()) }
 }
 
-impl SimTarget {
+impl State {
     /// The refusal of those records that say `word`.
     fn refusal(&self, records: &[(Offset, Bytes)], word: &str) -> Option<ConnectorError> {
-        let refused = records.iter().filter(|(_, text)| self.state().picky && says(text, word));
+        let refused = records.iter().filter(|(_, text)| self.picky && says(text, word));
         refused.fold(None, |error: Option<ConnectorError>, (offset, _)| {
             let error = error.unwrap_or_else(|| ConnectorError::new(ConnectorErrorKind::Rejected, "the target refused records"));
             Some(error.record(*offset, fault(word)))
@@ -610,7 +626,7 @@ impl SinkWriter for SimWriter {
         }
         let Records::Ndjson(lines) = &batch.records else { return Err(ConnectorError::new(ConnectorErrorKind::Internal, "not the encoding asked for")) };
         let records: Vec<(Offset, Bytes)> = (batch.first_offset..).zip((0..lines.len()).map(|index| lines.line(index))).collect();
-        if let Some(error) = self.target.refusal(&records, REFUSED_AT_APPEND) {
+        if let Some(error) = self.target.state().refusal(&records, REFUSED_AT_APPEND) {
             return Err(error);
         }
         if self.target.state().family == Family::Discard {

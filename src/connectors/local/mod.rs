@@ -3,7 +3,7 @@
 mod options;
 mod writer;
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::time::Instant;
@@ -13,7 +13,7 @@ use self::writer::LocalWriter;
 use super::{
     connector::{
         CommitMode, ConnectContext, Connector, Delivery, Descriptor, Epoch, FoundMark, Guarantee, Kind, Opened, Probe, ProbeStep, SinkKind, StepResult,
-        StreamId, Terms, UnitPolicy,
+        StreamId, TableLookup, Terms, UnitPolicy,
     },
     credential::CredentialType,
     destination::Destination,
@@ -36,13 +36,6 @@ static DESCRIPTOR: Descriptor = Descriptor {
     commit_on_finish: false,
     unavailable: None,
 };
-
-/// Finds a table by name; the catalogue implements it.
-#[async_trait]
-pub trait TableLookup: Send + Sync + fmt::Debug {
-    /// The table's uid and columns, or `None` where there is none of this name.
-    async fn find(&self, name: &QualifiedName) -> Result<Option<(Uuid, RecordSchema)>, ConnectorError>;
-}
 
 /// The kind `local`.
 #[derive(Debug, Clone)]

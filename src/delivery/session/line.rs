@@ -4,7 +4,7 @@ use std::future::Future;
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use tokio::time::{Instant, sleep_until};
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use crate::{
     connectors::{
@@ -49,6 +49,7 @@ pub(super) enum Hand {
 }
 
 /// What happened on the line.
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, on its way through one loop")]
 pub(super) enum LineEvent {
     Due,
     Opened(Result<Opened, ConnectorError>),
@@ -140,11 +141,10 @@ impl Line {
         open.hand = Hand::Appending(appending.boxed());
     }
 
-    /// Begins to commit; only while it is free. The writer stays free.
-    pub(super) fn commit(&mut self, unit: Unit) {
+    /// Begins to commit, within `span`; only while it is free. The writer stays free.
+    pub(super) fn commit(&mut self, unit: Unit, span: Span) {
         let Some((open, mut writer)) = self.take() else { return };
         let settlement = writer.commit(unit.mark);
-        let span = tracing::info_span!("write", first = unit.first, next = unit.mark.next, traceparent = unit.traceparent.as_deref());
         open.commits.push_back(async move { (unit, settlement.await) }.instrument(span).boxed());
         open.hand = Hand::Free(writer);
     }
