@@ -220,6 +220,15 @@ impl Process {
         String::from_utf8(fs::read(&self.stderr).expect("its output is kept")).expect("output is text")
     }
 
+    /// Waits until these words are in its log: a client may hear of an end before the log has it.
+    pub async fn says(&self, words: &str) {
+        let until = Instant::now() + PATIENCE;
+        while !self.stderr().contains(words) {
+            assert!(Instant::now() < until, "{words:?} is never said: {}", tail(&self.stderr()));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status().expect("kill runs");
         assert!(sent.success(), "the process is there to be signalled");
