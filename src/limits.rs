@@ -57,6 +57,8 @@ pub const SESSIONS_MAX: usize = 1_000;
 pub const RECORD_ERRORS_PER_FRAME_MAX: usize = 100;
 /// The most artifacts kept for one ack or `ended` frame; older ones of the same frame are dropped.
 pub const ARTIFACTS_PER_FRAME_MAX: usize = 100;
+/// The most receipts of a stream that our own store notes.
+pub const NOTED_RECEIPTS_MAX: usize = 32;
 /// The most bytes of a peer's response body that are ever read.
 pub const REPLY_BYTES_MAX: usize = 64 << 10;
 

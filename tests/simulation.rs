@@ -80,7 +80,7 @@ impl Plan {
         let mode = if family != Family::Receiver && rng.chance(25) { CommitMode::OnFinish } else { CommitMode::Continuous };
         let age_max = [Duration::ZERO, Duration::from_millis(20), Duration::from_secs(2)][usize::try_from(rng.below(3)).expect("a small number")];
         let commits_in_flight = 1 + usize::try_from(rng.below(3)).expect("a small number");
-        let units = UnitPolicy { records_max: 1 + rng.below(30), bytes_max: 1 << 20, age_max, commits_in_flight };
+        let units = UnitPolicy { records_max: 1 + rng.below(30), bytes_max: 1 << 20, age_max, idle_max: Duration::ZERO, commits_in_flight };
         Self { family, policy, mode, units, window: 5 + rng.below(60), linger: Duration::from_millis(rng.below(2) * rng.below(50)) }
     }
 }

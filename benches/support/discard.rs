@@ -60,7 +60,13 @@ impl Connector for Discard {
             delivery: Delivery { guarantee: Guarantee::ExactlyOnce, basis: "nothing is kept".to_owned() },
             takes: Encoding::Ndjson,
             schema: None,
-            units: UnitPolicy { records_max: 10_000, bytes_max: 4 << 20, age_max: std::time::Duration::ZERO, commits_in_flight: 4 },
+            units: UnitPolicy {
+                records_max: 10_000,
+                bytes_max: 4 << 20,
+                age_max: std::time::Duration::ZERO,
+                idle_max: std::time::Duration::ZERO,
+                commits_in_flight: 4,
+            },
         })
     }
 }

@@ -182,8 +182,19 @@ pub struct Terms {
     pub schema: Option<RecordSchema>,
     /// Options of the sink that the stream overrides, checked.
     pub options: Options,
-    /// Progress that our own store knows, for kinds whose target keeps none.
-    pub kept_next: Offset,
+    /// What our own store knows of the stream.
+    pub noted: Noted,
+}
+
+/// What our own store knows of a stream as a writer is opened: a hint where the target keeps the mark, and what tells a mark that expired from one that went back.
+#[derive(Debug, Clone, Default)]
+pub struct Noted {
+    /// Progress as last noted; at or behind what was acknowledged, and behind the target's own mark after a crash.
+    pub mark: Mark,
+    /// Whether that progress was made at this destination: not so after the sink was pointed elsewhere.
+    pub here: bool,
+    /// Receipts of the last unit that had any, newest last, at most [`crate::limits::NOTED_RECEIPTS_MAX`].
+    pub receipts: Vec<Artifact>,
 }
 
 /// When records can be seen at the destination.
@@ -273,6 +284,8 @@ pub struct UnitPolicy {
     pub bytes_max: u64,
     /// How long a unit may stay open for company when there is nothing to wait for otherwise; zero: commit as soon as the line is free.
     pub age_max: Duration,
+    /// How long a unit waits for the next record before it is cut; zero: only its age counts.
+    pub idle_max: Duration,
     /// Commits that may be under way at once; they settle in order.
     pub commits_in_flight: usize,
 }

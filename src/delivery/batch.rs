@@ -24,6 +24,8 @@ pub(super) struct Unit {
     pub(super) rejected: u64,
     /// When its first record was taken.
     pub(super) opened: Instant,
+    /// When its last one was.
+    pub(super) touched: Instant,
     /// When it was handed to the target.
     pub(super) committed: Instant,
     /// The writer asked for the cut.
@@ -37,7 +39,19 @@ pub(super) struct Unit {
 impl Unit {
     /// An empty unit after `tail`.
     pub(super) fn after(tail: Mark, now: Instant) -> Self {
-        Self { first: tail.next, mark: tail, records: 0, bytes: 0, rejected: 0, opened: now, committed: now, full: false, buried: false, traceparent: None }
+        Self {
+            first: tail.next,
+            mark: tail,
+            records: 0,
+            bytes: 0,
+            rejected: 0,
+            opened: now,
+            touched: now,
+            committed: now,
+            full: false,
+            buried: false,
+            traceparent: None,
+        }
     }
 
     /// Nothing was taken yet.
@@ -84,7 +98,11 @@ pub(super) fn when(unit: &Unit, policy: &UnitPolicy, on: &Circumstances, now: In
     }
     let eager = on.wait.is_zero();
     let forced = on.pressed || unit.first < on.force_before && on.force_before <= unit.mark.next;
-    let due = if forced { unit.opened } else { unit.opened + on.wait };
+    let due = match policy.idle_max {
+        _ if forced => unit.opened,
+        Duration::ZERO => unit.opened + on.wait,
+        idle => (unit.opened + on.wait).min(unit.touched + idle),
+    };
     let due = match on.planned_end {
         Some(end) if unit.mark.next < end && !on.last => due + on.patience,
         _ => due,
@@ -124,7 +142,7 @@ pub(super) fn room(unit: &Unit, policy: &UnitPolicy, hard_end: Option<Offset>, b
 mod tests {
     use super::*;
 
-    const POLICY: UnitPolicy = UnitPolicy { records_max: 10, bytes_max: 100, age_max: Duration::ZERO, commits_in_flight: 1 };
+    const POLICY: UnitPolicy = UnitPolicy { records_max: 10, bytes_max: 100, age_max: Duration::ZERO, idle_max: Duration::ZERO, commits_in_flight: 1 };
     const CALM: Circumstances = Circumstances {
         wait: Duration::from_secs(30),
         force_before: 0,
@@ -148,6 +166,17 @@ mod tests {
         assert_eq!(when(&unit(1, now), &POLICY, &CALM, now), Cut::At(now + CALM.wait));
         assert_eq!(when(&unit(1, now), &POLICY, &CALM, now + CALM.wait), Cut::Now);
         assert_eq!(when(&unit(1, now), &POLICY, &Circumstances { wait: Duration::ZERO, ..CALM }, now), Cut::Idle);
+    }
+
+    #[test]
+    fn a_unit_that_nothing_more_comes_for_does_not_wait_for_its_age() {
+        let now = Instant::now();
+        let policy = UnitPolicy { idle_max: Duration::from_secs(2), ..POLICY };
+        let touched = Unit { touched: now + Duration::from_secs(9), ..unit(2, now) };
+        assert_eq!(when(&touched, &policy, &CALM, now + Duration::from_secs(10)), Cut::At(now + Duration::from_secs(11)));
+        assert_eq!(when(&touched, &policy, &CALM, now + Duration::from_secs(11)), Cut::Now);
+        let busy = Unit { touched: now + Duration::from_secs(29), ..unit(2, now) };
+        assert_eq!(when(&busy, &policy, &CALM, now + Duration::from_secs(30)), Cut::Now, "its age counts all the same");
     }
 
     #[test]

@@ -179,6 +179,9 @@ pub struct Kept {
     pub planned_ends: Vec<Offset>,
     /// The sink's `destination_generation` that this belongs to.
     pub destination_generation: u64,
+    /// Receipts of the last unit that had any: see [`crate::connectors::connector::Noted::receipts`].
+    #[serde(default)]
+    pub receipts: Vec<Artifact>,
     /// How the stream was opened first; another source or mode later is a mismatch.
     pub source: Source,
     /// See `source`.

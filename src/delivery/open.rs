@@ -32,7 +32,7 @@ use super::{
 use crate::{
     clock::Ambient,
     connectors::{
-        connector::{CommitMode, Delivery as Announced, Epoch, Guarantee, Mark, Opened, StreamId, Terms, UnitPolicy},
+        connector::{CommitMode, Delivery as Announced, Epoch, Guarantee, Mark, Noted, Opened, StreamId, Terms, UnitPolicy},
         error::ConnectorError,
     },
     limits,
@@ -310,7 +310,7 @@ impl Delivery {
             let occasion = Occasion::Session { next_offset: note.mark.next };
             problem_of(error, occasion, &order.sink.name, &order.sink.destination)
         };
-        let terms = terms(&order, note.mark.next);
+        let terms = terms(&order, &note);
         let opened = connect(&order, asked, &terms).await.map_err(|error| failed(&error))?;
         if let Some(wanted) = order.required.filter(|wanted| opened.delivery.guarantee < *wanted) {
             return Err(problems::too_weak(&order.sink, wanted, opened.delivery.guarantee, &opened.delivery.basis));
@@ -338,6 +338,7 @@ impl Delivery {
             epoch,
             planned_ends: Vec::new(),
             destination_generation: order.sink.destination_generation,
+            receipts: Vec::new(),
             source: order.source.clone(),
             commit_mode: order.commit_mode,
             duplicates: 0,
@@ -406,8 +407,14 @@ pub(super) async fn connect(order: &OpenOrder, epoch: Epoch, terms: &Terms) -> R
 }
 
 /// What a writer must know of the order.
-pub(super) fn terms(order: &OpenOrder, kept_next: Offset) -> Terms {
-    Terms { commit_mode: order.commit_mode, key_columns: order.key_columns.clone(), schema: order.schema.clone(), options: order.options.clone(), kept_next }
+pub(super) fn terms(order: &OpenOrder, note: &Kept) -> Terms {
+    Terms {
+        commit_mode: order.commit_mode,
+        key_columns: order.key_columns.clone(),
+        schema: order.schema.clone(),
+        options: order.options.clone(),
+        noted: Noted { mark: note.mark, here: note.destination_generation == order.sink.destination_generation, receipts: note.receipts.clone() },
+    }
 }
 
 /// A stream is opened as it was opened first; an adhoc source's label is not part of what it is.

@@ -455,13 +455,14 @@ impl Task {
             self.ending = Some(Ending::Stopped(record.clone()));
             return true;
         }
-        let mut unit = self.unit.take().unwrap_or_else(|| Unit::after(tail, Instant::now()));
+        let now = Instant::now();
+        let mut unit = self.unit.take().unwrap_or_else(|| Unit::after(tail, now));
         let hard_end = self.hard_end(&unit);
         match item {
             // Dead letters are numbered in the order of their records, and the commit may still refuse one of those that the unit has.
             Item::Bad(_) if self.order.policy == RecordErrorPolicy::DeadLetter && unit.records > 0 => unit.full = true,
-            Item::Bad(_) => unit.pass(1),
-            Item::Gone(first, count) => unit.pass(hard_end.map_or(count, |end| count.min(end - first))),
+            Item::Bad(_) => unit.pass(1, now),
+            Item::Gone(first, count) => unit.pass(hard_end.map_or(count, |end| count.min(end - first)), now),
             Item::Good(batch, bytes) => self.append(&mut unit, &batch, bytes, hard_end),
         }
         self.unit = Some(unit);
@@ -562,7 +563,7 @@ impl Task {
                 // Where our note is the mark, no one compares hashes.
                 let hashed = !self.ours;
                 if let Some(unit) = &mut self.unit {
-                    unit.take(&batch, hashed);
+                    unit.take(&batch, hashed, Instant::now());
                     unit.full |= appended == Appended::Full;
                 }
             }
@@ -591,6 +592,10 @@ impl Task {
     async fn settle(&mut self, mark: Mark, outcome: Outcome) -> Result<(), Stop> {
         let before = self.books.mark;
         let now = self.delivery.ambient().now();
+        if !outcome.artifacts.is_empty() {
+            let over = outcome.artifacts.len().saturating_sub(limits::NOTED_RECEIPTS_MAX);
+            self.note.receipts = outcome.artifacts[over..].to_vec();
+        }
         self.books.settle(mark, outcome, now);
         self.meters.delivered.increment((mark.next - mark.rejected) - (before.next - before.rejected));
         self.meters.rejected.increment(mark.rejected - before.rejected);
@@ -712,8 +717,8 @@ impl Task {
             return self.line_failed(&error, None);
         }
         self.stirred = Instant::now();
-        let (order, epoch, next) = (self.order.clone(), self.note.epoch, self.books.mark.next);
-        self.line = Line::Connecting(async move { open::connect(&order, epoch, &open::terms(&order, next)).await }.boxed());
+        let (order, epoch, terms) = (self.order.clone(), self.note.epoch, open::terms(&self.order, &self.note()));
+        self.line = Line::Connecting(async move { open::connect(&order, epoch, &terms).await }.boxed());
         Ok(())
     }
 
@@ -903,14 +908,16 @@ fn report(rejected: &[RejectedRecord], disposition: Disposition) -> RecordErrors
 
 impl Unit {
     /// Records that were rejected.
-    fn pass(&mut self, count: u64) {
+    fn pass(&mut self, count: u64, now: Instant) {
+        self.touched = now;
         self.mark.next += count;
         self.mark.rejected += count;
         self.rejected += count;
     }
 
     /// Records that the writer took.
-    fn take(&mut self, batch: &Batch, hashed: bool) {
+    fn take(&mut self, batch: &Batch, hashed: bool, now: Instant) {
+        self.touched = now;
         self.mark.next = batch.next_offset();
         self.records += batch.len() as u64;
         self.bytes += batch.byte_count();

@@ -134,6 +134,7 @@ mod tests {
             epoch: Epoch(1),
             planned_ends: Vec::new(),
             destination_generation: generation,
+            receipts: Vec::new(),
             source: Source::Adhoc(String::new()),
             commit_mode: CommitMode::Continuous,
             duplicates: 0,

@@ -195,7 +195,7 @@ async fn offsets_beyond_the_largest_are_refused() {
 async fn law_7_a_sender_that_reads_only_at_the_end_neither_blocks_nor_loses_anything() {
     let window = Window { records: 10, bytes: 0 };
     let world = World::with(Family::Transaction, DeliverySettings { window, ..DeliverySettings::default() });
-    world.target.units(UnitPolicy { records_max: 3, bytes_max: 1 << 20, age_max: Duration::from_secs(30), commits_in_flight: 1 });
+    world.target.units(UnitPolicy { records_max: 3, bytes_max: 1 << 20, age_max: Duration::from_secs(30), idle_max: Duration::ZERO, commits_in_flight: 1 });
     let session = world.delivery.open(OpenOrder { policy: RecordErrorPolicy::Skip, window, ..world.order() }).await.expect("the stream opens");
     for offset in 0..500 {
         let text = if offset % 2 == 1 { poison(sim::REFUSED_AT_APPEND, offset) } else { sim::text(offset) };
@@ -218,7 +218,7 @@ async fn law_7_a_sender_that_reads_only_at_the_end_neither_blocks_nor_loses_anyt
 #[tokio::test(start_paused = true)]
 async fn law_6_a_sender_waits_when_the_window_is_spent_and_no_longer_than_that() {
     let world = World::with(Family::Transaction, DeliverySettings { window: Window { records: 4, bytes: 0 }, ..DeliverySettings::default() });
-    world.target.units(UnitPolicy { records_max: 2, bytes_max: 1 << 20, age_max: Duration::ZERO, commits_in_flight: 1 });
+    world.target.units(UnitPolicy { records_max: 2, bytes_max: 1 << 20, age_max: Duration::ZERO, idle_max: Duration::ZERO, commits_in_flight: 1 });
     world.target.at_next_commit(Fault::Hang);
     let session = world.open().await;
     session.push(0..4).await;
@@ -235,8 +235,14 @@ async fn law_6_a_sender_waits_when_the_window_is_spent_and_no_longer_than_that()
 #[tokio::test(start_paused = true)]
 async fn records_that_linger_do_not_keep_their_own_sender_waiting() {
     let world = World::with(Family::Objects, DeliverySettings { window: Window { records: 3, bytes: 0 }, ..DeliverySettings::default() });
-    world.target.units(UnitPolicy { records_max: 1, bytes_max: 1 << 20, age_max: Duration::from_secs(3600), commits_in_flight: 1 });
-    world.target.units(UnitPolicy { records_max: u64::MAX, bytes_max: 1 << 20, age_max: Duration::from_secs(3600), commits_in_flight: 1 });
+    world.target.units(UnitPolicy { records_max: 1, bytes_max: 1 << 20, age_max: Duration::from_secs(3600), idle_max: Duration::ZERO, commits_in_flight: 1 });
+    world.target.units(UnitPolicy {
+        records_max: u64::MAX,
+        bytes_max: 1 << 20,
+        age_max: Duration::from_secs(3600),
+        idle_max: Duration::ZERO,
+        commits_in_flight: 1,
+    });
     let window = Window { records: 3, bytes: 0 };
     let session = world.delivery.open(OpenOrder { window, ..world.order() }).await.expect("the stream opens");
     let start = tokio::time::Instant::now();
@@ -308,7 +314,7 @@ async fn a_writer_fenced_at_the_target_ends_fenced() {
 #[tokio::test(start_paused = true)]
 async fn law_9_and_14_half_close_settles_everything_and_a_lost_connection_unsettles_nothing() {
     let world = World::new(Family::Objects);
-    world.target.units(UnitPolicy { records_max: 100, bytes_max: 1 << 20, age_max: Duration::from_secs(30), commits_in_flight: 1 });
+    world.target.units(UnitPolicy { records_max: 100, bytes_max: 1 << 20, age_max: Duration::from_secs(30), idle_max: Duration::ZERO, commits_in_flight: 1 });
     let session = world.open().await;
     session.push(0..5).await;
     assert_eq!(session.half_close().await.next_offset, 5);
@@ -419,7 +425,7 @@ async fn law_11_a_stop_ends_the_session_also_while_it_backs_off() {
 #[tokio::test(start_paused = true)]
 async fn law_11_a_drain_settles_what_was_sent_and_ends_well() {
     let world = World::new(Family::Objects);
-    world.target.units(UnitPolicy { records_max: 100, bytes_max: 1 << 20, age_max: Duration::from_secs(30), commits_in_flight: 1 });
+    world.target.units(UnitPolicy { records_max: 100, bytes_max: 1 << 20, age_max: Duration::from_secs(30), idle_max: Duration::ZERO, commits_in_flight: 1 });
     let session = world.open().await;
     session.push(0..5).await;
     let directive = Directive::Drain { reason: DrainReason::SinkAltered, grace: Duration::from_secs(20) };
@@ -576,7 +582,7 @@ async fn law_13_stop_settles_what_is_before_also_if_the_destination_fails_meanwh
 #[tokio::test(start_paused = true)]
 async fn a_receivers_unit_that_was_cut_smaller_is_cut_so_again_after_a_crash() {
     let world = World::new(Family::Receiver);
-    world.target.units(UnitPolicy { records_max: 8, bytes_max: 1 << 20, age_max: Duration::ZERO, commits_in_flight: 1 });
+    world.target.units(UnitPolicy { records_max: 8, bytes_max: 1 << 20, age_max: Duration::ZERO, idle_max: Duration::ZERO, commits_in_flight: 1 });
     let skip = || OpenOrder { policy: RecordErrorPolicy::Skip, ..world.order() };
     let mut records = texts(0..12);
     records[3] = poison(sim::REFUSED_SILENTLY, 3);
@@ -774,7 +780,7 @@ async fn an_object_with_the_same_records_is_adopted_and_one_with_others_stops_th
 #[tokio::test(start_paused = true)]
 async fn a_receivers_unit_is_cut_alike_after_a_crash() {
     let world = World::new(Family::Receiver);
-    world.target.units(UnitPolicy { records_max: 5, bytes_max: 1 << 20, age_max: Duration::from_secs(1), commits_in_flight: 4 });
+    world.target.units(UnitPolicy { records_max: 5, bytes_max: 1 << 20, age_max: Duration::from_secs(1), idle_max: Duration::ZERO, commits_in_flight: 4 });
     let session = world.open().await;
     session.push(0..3).await;
     session.input.send(Input::Flush("a".to_owned())).await.expect("the session is open");
@@ -861,7 +867,7 @@ async fn an_ephemeral_stream_leaves_no_note() {
 #[tokio::test(start_paused = true)]
 async fn a_large_batch_is_cut_to_the_targets_units_and_commits_overlap() {
     let world = World::new(Family::Objects);
-    world.target.units(UnitPolicy { records_max: 7, bytes_max: 1 << 20, age_max: Duration::from_secs(30), commits_in_flight: 3 });
+    world.target.units(UnitPolicy { records_max: 7, bytes_max: 1 << 20, age_max: Duration::from_secs(30), idle_max: Duration::ZERO, commits_in_flight: 3 });
     let session = world.open().await;
     session.push(0..30).await;
     assert_eq!(session.half_close().await.next_offset, 30);

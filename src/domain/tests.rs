@@ -813,6 +813,7 @@ fn kept(principal: &str, epoch: u64) -> Kept {
         epoch: Epoch(epoch),
         planned_ends: Vec::new(),
         destination_generation: 1,
+        receipts: Vec::new(),
         source: Source::Adhoc(String::new()),
         commit_mode: crate::connectors::connector::CommitMode::Continuous,
         duplicates: 0,

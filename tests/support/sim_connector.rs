@@ -177,7 +177,7 @@ impl fmt::Debug for SimTarget {
 
 impl SimTarget {
     pub(crate) fn new(family: Family) -> Arc<Self> {
-        let units = UnitPolicy { records_max: 1_000, bytes_max: 1 << 20, age_max: Duration::ZERO, commits_in_flight: 1 };
+        let units = UnitPolicy { records_max: 1_000, bytes_max: 1 << 20, age_max: Duration::ZERO, idle_max: Duration::ZERO, commits_in_flight: 1 };
         Arc::new(Self(Mutex::new(State {
             family,
             units,
@@ -491,7 +491,7 @@ impl Connector for SimConnector {
         }
         let mut state = self.0.state();
         let (epoch, mark) = state.open(stream, epoch);
-        let at = if let FoundMark::At(mark) = mark { mark.next } else { terms.kept_next };
+        let at = if let FoundMark::At(mark) = mark { mark.next } else { terms.noted.mark.next };
         let writer = SimWriter {
             target: self.0.clone(),
             stream: stream.clone(),

@@ -130,7 +130,13 @@ impl Connector for LocalConnector {
             },
             takes: Encoding::Ndjson,
             schema: Some(schema),
-            units: UnitPolicy { records_max: 10_000, bytes_max: 2 << 20, age_max: std::time::Duration::ZERO, commits_in_flight: 1 },
+            units: UnitPolicy {
+                records_max: 10_000,
+                bytes_max: 2 << 20,
+                age_max: std::time::Duration::ZERO,
+                idle_max: std::time::Duration::ZERO,
+                commits_in_flight: 1,
+            },
         })
     }
 

@@ -24,7 +24,7 @@ use super::*;
 use crate::{
     clock::{Ambient, Clock, SystemIds, Timestamp},
     connectors::{
-        connector::{Appended, Finish, Mark, Outcome, SinkWriter, StepResult},
+        connector::{Appended, Finish, Mark, Noted, Outcome, SinkWriter, StepResult},
         credential::OpenCredential,
         egress::{Egress, EgressPolicy, Resolver},
         error::{ErrorClass, Retry},
@@ -95,7 +95,7 @@ fn stream() -> StreamId {
 }
 
 fn terms() -> Terms {
-    Terms { commit_mode: CommitMode::Continuous, key_columns: Vec::new(), schema: None, options: Options::default(), kept_next: 0 }
+    Terms { commit_mode: CommitMode::Continuous, key_columns: Vec::new(), schema: None, options: Options::default(), noted: Noted::default() }
 }
 
 fn batch(first_offset: u64, records: &[&str]) -> Batch {

@@ -52,7 +52,13 @@ impl WebhookWriter {
     }
 
     pub(super) fn units(cut: Cut) -> UnitPolicy {
-        UnitPolicy { records_max: cut.records_max, bytes_max: cut.unit_bytes_max(), age_max: std::time::Duration::ZERO, commits_in_flight: 1 }
+        UnitPolicy {
+            records_max: cut.records_max,
+            bytes_max: cut.unit_bytes_max(),
+            age_max: std::time::Duration::ZERO,
+            idle_max: std::time::Duration::ZERO,
+            commits_in_flight: 1,
+        }
     }
 
     /// The open unit as requests: one a record if flat; as few arrays as the limits allow if nested. The same unit is always cut alike.
