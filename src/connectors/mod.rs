@@ -5,6 +5,7 @@ pub mod credential;
 pub mod destination;
 pub mod egress;
 pub mod error;
+mod object;
 pub mod options;
 pub mod webhook;
 
