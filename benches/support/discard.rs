@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use datasink::{
     connectors::{
         connector::{
-            Appended, ConnectContext, Connector, Delivery, Descriptor, Epoch, Finish, FoundMark, Guarantee, Kind, Mark, Opened, Outcome, Probe, Settlement,
-            SinkKind, SinkWriter, StreamId, Terms, UnitPolicy,
+            Appended, ConnectContext, Connector, Delivery, Descriptor, Epoch, Finish, FoundMark, Guarantee, Guide, Kind, Mark, Opened, Outcome, Probe,
+            Settlement, SinkKind, SinkWriter, StreamId, Terms, UnitPolicy,
         },
         credential::CredentialType,
         destination::Destination,
@@ -26,6 +26,7 @@ static DESCRIPTOR: Descriptor = Descriptor {
     guarantee: Guarantee::ExactlyOnce,
     commit_on_finish: false,
     unavailable: None,
+    guide: Guide::NONE,
 };
 
 /// Stands in the place of kafka.

@@ -320,7 +320,8 @@ fn probe_reason(kind: ConnectorErrorKind) -> Reason {
 }
 
 pub(super) fn kind(descriptor: &Descriptor) -> pb::SinkKindInfo {
-    let Descriptor { kind, schemes, example_destination, options, credential_types, guarantee: strongest, commit_on_finish, unavailable } = descriptor;
+    let Descriptor { kind, schemes, example_destination, options, credential_types, guarantee: strongest, commit_on_finish, unavailable, guide: _ } =
+        descriptor;
     pb::SinkKindInfo {
         kind: sink_kind(*kind),
         schemes: schemes.iter().map(|scheme| (*scheme).to_owned()).collect(),

@@ -94,6 +94,50 @@ pub struct Descriptor {
     pub commit_on_finish: bool,
     /// Why it cannot be used in this build, where it cannot.
     pub unavailable: Option<&'static str>,
+    /// What a person must know beside the catalogue; `docs/sinks/` is made of both.
+    pub guide: Guide,
+}
+
+/// What a person must know of a kind beside its catalogue.
+#[derive(Debug)]
+pub struct Guide {
+    /// What the guarantee rests on and what degrades it, in sentences.
+    pub basis: &'static str,
+    /// What it does not take or do, a sentence each.
+    pub limits: &'static [&'static str],
+    /// One for each scheme of authentication.
+    pub examples: &'static [Example],
+}
+
+impl Guide {
+    /// Of a kind that is not documented: those of tests, and those that a build lists and refuses.
+    pub const NONE: Self = Self { basis: "", limits: &[], examples: &[] };
+}
+
+/// How a sink with one scheme of authentication is made.
+#[derive(Debug)]
+pub struct Example {
+    /// The scheme, in the field's words: `access key`, `managed identity`, `public`.
+    pub scheme: &'static str,
+    /// The destination.
+    pub destination: &'static str,
+    /// The sink's options but for `credential`, which is named where there is one.
+    pub options: &'static [(&'static str, &'static str)],
+    /// The credential, where the scheme has one.
+    pub credential: Option<ExampleCredential>,
+}
+
+/// The credential of an example. Whatever is secret in it is a word in angle brackets.
+#[derive(Debug)]
+pub struct ExampleCredential {
+    /// Its type.
+    pub credential_type: CredentialType,
+    /// User, key id, account; may be empty.
+    pub identity: &'static str,
+    /// The secret; may be empty.
+    pub secret: &'static str,
+    /// Its options.
+    pub options: &'static [(&'static str, &'static str)],
 }
 
 /// A checked destination: knows how to reach it, holds no connection.

@@ -14,7 +14,7 @@ pub mod local;
 use std::sync::Arc;
 
 use self::{
-    connector::{Descriptor, Guarantee, Kind, SinkKind},
+    connector::{Descriptor, Guarantee, Guide, Kind, SinkKind},
     credential::CredentialType,
     destination::Destination,
     options::{ConfigFault, Options},
@@ -93,6 +93,7 @@ macro_rules! not_yet {
             guarantee: Guarantee::ExactlyOnce,
             commit_on_finish: $finish,
             unavailable: NOT_YET,
+            guide: Guide::NONE,
         };
     };
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::*;
 use crate::{
     connectors::{
-        connector::{ConnectContext, Connector, Descriptor, Epoch, Guarantee, Kind, Mark, Opened, Probe, SinkKind, StreamId, Terms},
+        connector::{ConnectContext, Connector, Descriptor, Epoch, Guarantee, Guide, Kind, Mark, Opened, Probe, SinkKind, StreamId, Terms},
         credential::CredentialType,
         destination::Destination,
         egress::EgressPolicy,
@@ -53,6 +53,7 @@ static ANYTHING: Descriptor = Descriptor {
     guarantee: Guarantee::AtLeastOnce,
     commit_on_finish: false,
     unavailable: None,
+    guide: Guide::NONE,
 };
 
 impl Kind for Anything {

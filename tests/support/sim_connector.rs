@@ -17,8 +17,8 @@ use datasink::{
     clock::{Ambient, Clock, Ids, Timestamp},
     connectors::{
         connector::{
-            Appended, Artifact, CommitMode, ConnectContext, Connector, Delivery as Announced, Descriptor, Epoch, Finish, FoundMark, Guarantee, Kind, Mark,
-            Opened, Outcome, Probe, Settlement, SinkKind, SinkWriter, StreamId, Terms, UnitPolicy,
+            Appended, Artifact, CommitMode, ConnectContext, Connector, Delivery as Announced, Descriptor, Epoch, Finish, FoundMark, Guarantee, Guide, Kind,
+            Mark, Opened, Outcome, Probe, Settlement, SinkKind, SinkWriter, StreamId, Terms, UnitPolicy,
         },
         credential::CredentialType,
         destination::Destination,
@@ -685,6 +685,7 @@ static DESCRIPTOR: Descriptor = Descriptor {
     guarantee: Guarantee::ExactlyOnce,
     commit_on_finish: true,
     unavailable: None,
+    guide: Guide::NONE,
 };
 
 impl Kind for SimKind {

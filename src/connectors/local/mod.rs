@@ -12,8 +12,8 @@ use uuid::Uuid;
 use self::writer::LocalWriter;
 use super::{
     connector::{
-        CommitMode, ConnectContext, Connector, Delivery, Descriptor, Epoch, FoundMark, Guarantee, Kind, Opened, Probe, ProbeStep, SinkKind, StepResult,
-        StreamId, TableLookup, Terms, UnitPolicy,
+        CommitMode, ConnectContext, Connector, Delivery, Descriptor, Epoch, Example, FoundMark, Guarantee, Guide, Kind, Opened, Probe, ProbeStep, SinkKind,
+        StepResult, StreamId, TableLookup, Terms, UnitPolicy,
     },
     credential::CredentialType,
     destination::Destination,
@@ -35,6 +35,15 @@ static DESCRIPTOR: Descriptor = Descriptor {
     guarantee: Guarantee::ExactlyOnce,
     commit_on_finish: false,
     unavailable: None,
+    guide: Guide {
+        basis: "Rows, mark and fence change in one transaction of the local store, synced to disk before the ack; an older writer's transaction fails in the store.",
+        limits: &[
+            "Members of a record must be columns of the table; the first one that is not is named.",
+            "A record has at most 1 MiB as JSON text, a table at most the server's setting table_bytes_max.",
+            "Rows are visible as they are written: COMMIT_MODE_ON_FINISH is refused.",
+        ],
+        examples: &[Example { scheme: "none: the table belongs to this service", destination: "table://default.staff", options: &[], credential: None }],
+    },
 };
 
 /// The kind `local`.

@@ -15,7 +15,10 @@ use url::Url;
 
 use self::{options::Cut, receiver::Receiver, writer::WebhookWriter};
 use super::{
-    connector::{CommitMode, ConnectContext, Connector, Delivery, Descriptor, Epoch, FoundMark, Guarantee, Kind, Opened, Probe, SinkKind, StreamId, Terms},
+    connector::{
+        CommitMode, ConnectContext, Connector, Delivery, Descriptor, Epoch, Example, ExampleCredential, FoundMark, Guarantee, Guide, Kind, Opened, Probe,
+        SinkKind, StreamId, Terms,
+    },
     credential::CredentialType,
     destination::Destination,
     error::{ConnectorError, ConnectorErrorKind},
@@ -36,7 +39,35 @@ static DESCRIPTOR: Descriptor = Descriptor {
     guarantee: Guarantee::Idempotent,
     commit_on_finish: false,
     unavailable: None,
+    guide: Guide {
+        basis: BASIS,
+        limits: &[
+            "A record larger than max_message_size is a record error that names its offset.",
+            "Redirects are not followed, and of an answer's body at most 64 KiB are read and nothing is shown.",
+            "A credential that is sent goes over TLS only, except to loopback addresses.",
+            "Records cannot be taken back: COMMIT_MODE_ON_FINISH is refused.",
+        ],
+        examples: &EXAMPLES,
+    },
 };
+
+const fn example(scheme: &'static str, identity: &'static str, secret: &'static str, options: &'static [(&'static str, &'static str)]) -> Example {
+    let credential = ExampleCredential { credential_type: CredentialType::Rest, identity, secret, options };
+    Example {
+        scheme,
+        destination: "https://hooks.example.com/staff",
+        options: &[("json_format", "nested"), ("max_batch_size", "100")],
+        credential: Some(credential),
+    }
+}
+
+static EXAMPLES: [Example; 5] = [
+    Example { scheme: "public", destination: "https://hooks.example.com/staff", options: &[], credential: None },
+    example("signed requests (Standard Webhooks)", "", "", &[("signing_secret", "<whsec_…>")]),
+    example("user and password", "alice", "<password>", &[]),
+    example("bearer token", "", "<token>", &[]),
+    example("a header of the receiver's", "", "", &[("header_name", "X-Api-Key"), ("header_value", "<key>")]),
+];
 
 const BASIS: &str = "webhooks cannot be exactly-once: an answer may be lost after the receiver has acted. Requests come in order, one at a time, and a request that is sent again \
                      carries the same webhook-id and Idempotency-Key and the same body, so the receiver can drop what it has seen.";
