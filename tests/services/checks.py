@@ -93,7 +93,7 @@ def kafka_secure():
     def send(where, topic, **settings):
         """None, or the reason why it was not written."""
         told = []
-        settings = {"bootstrap.servers": of[where], "message.timeout.ms": 15000, "ssl.ca.location": of["KAFKA_CA"], **{name.replace("_", "."): value for name, value in settings.items()}}
+        settings = {"bootstrap.servers": of[where], "message.timeout.ms": 15000, "ssl.ca.location": of["KAFKA_CA"], **{name if name == "oauth_cb" else name.replace("_", "."): value for name, value in settings.items()}}
         producer = Producer({**settings, "error_cb": lambda fault: told.append(fault.str())})
         producer.poll(0)
         producer.produce(topic, b"x", callback=lambda fault, _: told.append(fault and fault.str()))
