@@ -151,7 +151,7 @@ class Run:
 
     async def recipe(self, name, *words):
         process = await asyncio.create_subprocess_exec(*words, stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True, preexec_fn=die_with_parent,
-                                                       env=dict(os.environ, DATASINK_CACHE=os.environ["DATASINK_CACHE"], RUN=str(self.folder)))
+                                                       env=dict(os.environ, RUN=str(self.folder)))
         try:
             status = await process.wait()
         except asyncio.CancelledError:
@@ -235,11 +235,12 @@ class Run:
 
 def bury_the_rest():
     """Whatever the command or a recipe left behind became our child (subreaper): it is killed."""
-    if not LINUX:
+    listing = Path(f"/proc/self/task/{os.getpid()}/children")
+    if not listing.exists():
         return
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        children = listing.read_text().split()
         if not children:
             return
         for child in map(int, children):
@@ -277,7 +278,9 @@ async def supervise(run):
         say(f"with: {fault}")
         status = 127 if run.environment.get("SERVICES_DIR") else 69
     except asyncio.CancelledError:
-        task.uncancel() if hasattr(task, "uncancel") else None
+        # Newer Pythons would cancel the stopping, too.
+        if hasattr(task, "uncancel"):
+            task.uncancel()
         status = 128 + caught[0]
     finally:
         await run.stop()
