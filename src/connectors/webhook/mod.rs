@@ -13,7 +13,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use url::Url;
 
-use self::{options::Cut, receiver::Receiver, writer::WebhookWriter};
+use self::{receiver::Receiver, writer::WebhookWriter};
 use super::{
     connector::{
         CommitMode, ConnectContext, Connector, Delivery, Descriptor, Epoch, Example, ExampleCredential, FoundMark, Guarantee, Guide, Kind, Opened, Probe,
@@ -22,6 +22,7 @@ use super::{
     credential::CredentialType,
     destination::Destination,
     error::{ConnectorError, ConnectorErrorKind},
+    messages::Cut,
     options::{ConfigFault, Options},
 };
 use crate::record::Encoding;
