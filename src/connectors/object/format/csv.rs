@@ -87,7 +87,7 @@ fn needs_quotes(text: &str) -> bool {
 fn writable(field: &Field, array: &ArrayRef, first_offset: Offset) -> Result<ArrayRef, ConnectorError> {
     let is_json = field.metadata().get(EXTENSION_TYPE_NAME_KEY).is_some_and(|name| name == JSON_EXTENSION);
     match array.data_type() {
-        data_type if is_json || data_type.is_nested() => json_texts(field, array, first_offset, |text, out| quote(text, out)),
+        data_type if is_json || data_type.is_nested() => json_texts(field, array, first_offset, quote),
         // Between quotes as JSON; base64 needs none here, unless there are no bytes at all.
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
             json_texts(field, array, first_offset, |text, out| quote(text.trim_matches('"'), out))
