@@ -26,7 +26,7 @@ use super::{
     status, to_pb,
 };
 use crate::{
-    clock::Timestamp,
+    clock::{Ambient, Timestamp},
     connectors::connector::{Artifact, StreamId},
     delivery::{
         Counts, Directive, Disposition, DrainReason, Event, Incoming, Input, OpenOrder, RecordError, RecordErrorPolicy, RecordErrors, Session, SessionInput,
@@ -41,6 +41,8 @@ use crate::{
 
 /// How long an end of the client's half waits before it counts as a half-close: a cancelled call looks the same at first, and then this task is aborted.
 const HALF_CLOSE_PAUSE: Duration = Duration::from_millis(10);
+/// The longest time between two looks at the clock for a stream whose access token will expire.
+const EXPIRY_LOOK: Duration = Duration::from_secs(1);
 /// The most field violations that a refused `PushOnce` lists.
 const ONCE_VIOLATIONS_MAX: usize = 20;
 
@@ -164,7 +166,13 @@ impl Reader {
                 return;
             }
         };
-        match self.read(&session, &reading).await {
+        let expired = expired(self.edge.ambient.clone(), self.cx.caller.expires);
+        let ending = tokio::select! {
+            biased;
+            () = expired => Err(token_expired()),
+            ending = self.read(&session, &reading) => ending,
+        };
+        match ending {
             Ok(Ending::HalfClosed) => {
                 tokio::time::sleep(HALF_CLOSE_PAUSE).await;
                 session.half_close();
@@ -238,6 +246,23 @@ impl Reader {
             }
         }
     }
+}
+
+/// Returns when the wall clock has passed `at`; the clock may jump, so it is looked at again and again.
+async fn expired(ambient: Ambient, at: Option<Timestamp>) {
+    let Some(at) = at else { return std::future::pending().await };
+    loop {
+        let left = at.since(ambient.now());
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(EXPIRY_LOOK)).await;
+    }
+}
+
+fn token_expired() -> Problem {
+    let message = "the access token that opened this stream has expired; open the stream again with a new one: what was acknowledged stays";
+    Problem::new(Reason::Unauthenticated, message).with("scheme", "bearer")
 }
 
 /// Why the reader stopped without a fault.

@@ -97,6 +97,8 @@ pub struct Caller {
     pub identity: String,
 }
 
+    /// When the proof ends, where it does: a stream opened with it ends then.
+    pub expires: Option<Timestamp>,
 /// What told the server who the caller is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdentitySource {

@@ -94,7 +94,7 @@ fn secret(text: &str) -> Secret {
 
 fn cx(principal: &str) -> OpContext {
     OpContext {
-        caller: Caller { principal: name(principal), source: IdentitySource::Token, identity: "tok".to_owned() },
+        caller: Caller { principal: name(principal), source: IdentitySource::Token, identity: "tok".to_owned(), expires: None },
         default_schema: None,
         peer: "10.0.0.9:4000".to_owned(),
         rpc: "Test/Call",
