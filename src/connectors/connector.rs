@@ -73,6 +73,11 @@ pub trait Kind: Send + Sync + fmt::Debug {
 
     /// Checks destination and options together, purely: no network, no file. All faults at once.
     fn configure(&self, destination: &Destination, options: &Options) -> Result<Arc<dyn Connector>, Vec<ConfigFault>>;
+
+    /// What in a credential of a type that it takes could never work here, purely and all at once, each with its field: `identity`, `secret` or `options["key"]`. Never repeats a secret.
+    fn check_credential(&self, _credential: &OpenCredential) -> Vec<ConfigFault> {
+        Vec::new()
+    }
 }
 
 /// What a kind is and can do.

@@ -623,3 +623,4 @@ fn config_problems(faults: Vec<ConfigFault>) -> Problem {
 fn comes_with_queries(what: &str) -> Problem {
     Problem::new(Reason::SqlUnsupported, format!("{what} is not in this build: conditions come with the query engine; leave it out"))
 }
+        ConfigFaultKind::Field => Reason::InvalidField,

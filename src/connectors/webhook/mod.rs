@@ -16,7 +16,7 @@ use url::Url;
 use self::{options::Cut, receiver::Receiver, writer::WebhookWriter};
 use super::{
     connector::{CommitMode, ConnectContext, Connector, Delivery, Descriptor, Epoch, FoundMark, Guarantee, Kind, Opened, Probe, SinkKind, StreamId, Terms},
-    credential::CredentialType,
+    credential::{CredentialType, OpenCredential},
     destination::Destination,
     error::{ConnectorError, ConnectorErrorKind},
     options::{ConfigFault, Options},
@@ -49,6 +49,10 @@ impl Kind for Webhook {
     fn configure(&self, destination: &Destination, options: &Options) -> Result<Arc<dyn Connector>, Vec<ConfigFault>> {
         let url = options::url(destination)?;
         Ok(Arc::new(WebhookSink { url, shown: destination.redacted().to_owned(), cut: Cut::default().overridden(options) }))
+    }
+
+    fn check_credential(&self, credential: &OpenCredential) -> Vec<ConfigFault> {
+        receiver::check_credential(credential)
     }
 }
 
