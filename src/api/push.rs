@@ -35,7 +35,7 @@ use crate::{
     domain::{OnceTurn, OpContext, PushedOnce},
     limits,
     problem::{Code, Problem, Reason, Violation},
-    record::{self, DecodeError, Encoding, Offset, Payload, Piece, RecordSchema},
+    record::{self, DecodeError, Encoding, Offset, Payload, Piece, RecordFault, RecordSchema},
     telemetry,
 };
 
@@ -482,7 +482,8 @@ async fn once(edge: &Edge, cx: &OpContext, request: pb::PushOnceRequest) -> Resu
     let first_offset = batch.first_offset;
     let pieces = decode(batch, schema).await?;
     if validate_only {
-        return validated(edge, &pieces, policy, first_offset);
+        let refused = edge.delivery.check(&order, &pieces).await?;
+        return validated(edge, &pieces, refused, policy, first_offset);
     }
     let answer = write_once(edge, *order, Incoming { first_offset, pieces }).await?;
     edge.domain.push_once_done(ticket, &answer).await?;
@@ -571,19 +572,29 @@ fn violation(error: &RecordError) -> Violation {
     }
 }
 
-/// The answer to `validate_only`: what the parser says of every record, and nothing is written. Whether the destination takes them only writing tells.
-fn validated(edge: &Edge, pieces: &[Piece], policy: RecordErrorPolicy, first_offset: Option<Offset>) -> Result<pb::PushOnceResponse, Problem> {
-    let bad = pieces.iter().filter_map(|piece| match piece {
-        Piece::Bad(record) => Some(record),
+/// The answer to `validate_only`: what the parser and the destination's columns say of every record, and nothing is written. Whether a key is taken only writing tells.
+fn validated(
+    edge: &Edge,
+    pieces: &[Piece],
+    refused: Vec<(Offset, RecordFault)>,
+    policy: RecordErrorPolicy,
+    first_offset: Option<Offset>,
+) -> Result<pb::PushOnceResponse, Problem> {
+    let unparsable = pieces.iter().filter_map(|piece| match piece {
+        Piece::Bad(record) => Some((record.offset, record.fault.clone())),
         Piece::Good(_) => None,
     });
+    let mut bad: Vec<(Offset, RecordFault)> = unparsable.chain(refused).collect();
+    bad.sort_by_key(|(offset, _)| *offset);
     let disposition = match policy {
         RecordErrorPolicy::Stop => Disposition::Stopped,
         RecordErrorPolicy::Skip | RecordErrorPolicy::DeadLetter => Disposition::Skipped,
     };
     let mut errors = RecordErrors::default();
-    for record in bad {
-        let error = RecordError { offset: record.offset, index: record.index, fault: record.fault.clone(), disposition };
+    for (offset, fault) in bad {
+        // Offsets of a decoded batch count from 0: they are the indexes.
+        let index = usize::try_from(offset).unwrap_or(usize::MAX);
+        let error = RecordError { offset, index, fault, disposition };
         merge(&mut errors, RecordErrors { errors: vec![error], more: 0 });
     }
     if policy == RecordErrorPolicy::Stop

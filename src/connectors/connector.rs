@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clock::{Ambient, Timestamp},
     name::{QualifiedName, StreamName},
-    record::{Batch, Encoding, Offset, RecordSchema},
+    record::{Batch, Encoding, Offset, RecordFault, RecordSchema},
 };
 
 /// What a sink writes to. The eight kinds of the product; the numbers are those of the interface and of the store.
@@ -117,6 +117,11 @@ pub trait Connector: Send + Sync + fmt::Debug {
 
     /// Fences older writers of `stream` first, *then* reads the target's own mark, then opens.
     async fn open(&self, cx: &ConnectContext, stream: &StreamId, epoch: Epoch, terms: &Terms) -> Result<Opened, ConnectorError>;
+
+    /// Which of these records it would refuse for what they are, found without writing any: whether they fit columns, not whether their keys are taken.
+    async fn check_records(&self, _cx: &ConnectContext, _batch: &Batch) -> Result<Vec<(Offset, RecordFault)>, ConnectorError> {
+        Ok(Vec::new())
+    }
 
     /// Forgets the stream's mark at the target; what was written stays. Kinds whose target keeps none have nothing to do.
     async fn forget(&self, _cx: &ConnectContext, _stream: &StreamId) -> Result<(), ConnectorError> {

@@ -436,6 +436,27 @@ async fn push_once_lists_its_bad_records_and_replays_a_request_id() {
 }
 
 #[tokio::test]
+#[tokio::test]
+async fn validate_only_holds_the_records_against_the_destinations_columns_and_writes_nothing() {
+    let server = Server::start().await;
+    let admin = server.admin();
+    admin.table_and_sink("default.t", "default.s").await;
+    let lines = "{\"n\":1}\n{\"n\":\"one\"}\nno json\n{\"n\":2,\"surplus\":true}\n{\"n\":3}\n";
+    let dry = PushOnceRequest { data_sink: "default.s".to_owned(), batch: Some(lines_batch(None, lines)), validate_only: true, ..Default::default() };
+    let status = admin.push().push_once(dry.clone()).await.unwrap_err();
+    assert_error(&status, Code::InvalidArgument, "RECORD_INVALID");
+    let details = status.get_error_details();
+    let fields: Vec<_> = details.bad_request().unwrap().field_violations.iter().map(|violation| violation.field.clone()).collect();
+    assert_eq!(fields, ["batch.records[1][\"n\"]", "batch.records[2]", "batch.records[3][\"surplus\"]"]);
+    let skip = PushOnceRequest { record_error_policy: RecordErrorPolicy::Skip.into(), ..dry.clone() };
+    let answer = admin.push().push_once(skip).await.unwrap().into_inner();
+    let indexes: Vec<_> = answer.record_errors.unwrap().errors.iter().map(|error| error.index).collect();
+    assert_eq!(indexes, [1, 2, 3]);
+    let good = PushOnceRequest { batch: Some(numbers(None, 2)), ..dry };
+    admin.push().push_once(good).await.unwrap();
+    assert_eq!(admin.rows("default.t").await.len(), 0);
+}
+
 async fn what_later_work_brings_says_so() {
     let server = Server::start().await;
     let admin = server.admin();
