@@ -380,8 +380,13 @@ impl Domain {
     async fn fetch<T: Object>(&self, cx: &OpContext, name: &QualifiedName, permission: Permission) -> Result<T, Problem> {
         self.refresh_rights().await?;
         let (need, row) = self.need::<T>(name, permission).await?;
-        self.permit(cx, &need, name).await?;
-        row.ok_or_else(|| not_found::<T>(name))
+        self.fetch_permitted(cx, name, permission).await.map(|(row, _)| row)
+    }
+
+    /// The same, with what allows it.
+    async fn fetch_permitted<T: Object>(&self, cx: &OpContext, name: &QualifiedName, permission: Permission) -> Result<(T, Permit), Problem> {
+        let permit = self.permit(cx, &need, name).await?;
+        row.map(|row| (row, permit)).ok_or_else(|| not_found::<T>(name))
     }
 
     /// An object that the caller may see, for reading.
@@ -436,6 +441,30 @@ impl Domain {
 
     /// Stores a change and its answer, with a line in the audit log that is on disk before; `false` where it must be made anew. With `dry`, stores nothing.
     async fn commit<A: Serialize>(&self, cx: &OpContext, ticket: &Ticket, mut draft: Draft<'_>, answer: &A, dry: bool) -> Result<bool, Problem> {
+    /// Notes in the audit log that a connection of a data sink opens a credential: before it does.
+    async fn note_use(&self, cx: &OpContext, credential: &QualifiedName, version: u64, sink: &QualifiedName) -> Result<(), Problem> {
+        let line = Line {
+            object_type: ObjectType::Credential.as_str(),
+            object: credential.to_string(),
+            decision: "allow",
+            rule: format!("a connection of the data sink {sink} uses it"),
+            outcome: format!("opened: version {version}"),
+            ..Line::of(cx)
+        };
+        self.0.audit.write(line).await.map(drop)
+    }
+
+    /// Notes in the audit log what a caller does to what the store keeps outside of the catalogue, before `doing` does it; a second line says where it then did not happen.
+    async fn noted<T>(&self, cx: &OpContext, permits: &[Permit], doing: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+        let line = change_line(cx, permits);
+        let head = self.0.audit.write(line.clone()).await?;
+        let done = doing.await;
+        if done.is_err() {
+            self.0.audit.write(Line { outcome: format!("undone: line {} did not happen", head.number), ..line }).await?;
+        }
+        done
+    }
+
         if dry || (draft.is_empty() && !ticket.is_set()) {
             return Ok(true);
         }
