@@ -650,6 +650,6 @@ fn config_problems(faults: Vec<ConfigFault>) -> Problem {
 
 /// A part that the query engine brings.
 fn comes_with_queries(what: &str) -> Problem {
-    Problem::new(Reason::SqlUnsupported, format!("{what} is not in this build: conditions come with the query engine; leave it out"))
+    Problem::new(Reason::NotImplemented, format!("{what} is not in this build: conditions come with the query engine; leave it out"))
 }
         ConfigFaultKind::Field => Reason::InvalidField,

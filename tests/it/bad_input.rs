@@ -14,6 +14,7 @@ use datasink::api::pb::{
     DropPushStreamRequest, ObjectType, PermissionKind, PushOnceRequest, RecordBatch, RecordErrorPolicy, RecordSchema, RevokePermissionRequest, ScanRowsRequest,
     ShowDataSinkRequest, ShowPushStreamRequest, push_request, push_response, record_batch,
 };
+use datasink::clock::{Ambient, Clock, SystemIds, Timestamp};
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -288,7 +289,6 @@ async fn a_revoked_permission_ends_the_stream_and_what_was_acknowledged_stays() 
     assert_eq!(admin.rows("default.t").await.len(), 4);
 }
 
-#[tokio::test]
 /// A clock that the test moves.
 #[derive(Debug, Default)]
 struct Hand(AtomicI64);
@@ -347,6 +347,7 @@ async fn an_old_session_is_asked_to_move_and_ends_well() {
     assert_eq!(admin.rows("default.t").await.len() as i64, ended.next_offset);
 }
 
+#[tokio::test]
 async fn a_dropped_sink_ends_its_streams_and_an_altered_one_drains_them() {
     let server = Server::start().await;
     let admin = server.admin();
@@ -436,7 +437,6 @@ async fn push_once_lists_its_bad_records_and_replays_a_request_id() {
 }
 
 #[tokio::test]
-#[tokio::test]
 async fn validate_only_holds_the_records_against_the_destinations_columns_and_writes_nothing() {
     let server = Server::start().await;
     let admin = server.admin();
@@ -457,6 +457,7 @@ async fn validate_only_holds_the_records_against_the_destinations_columns_and_wr
     assert_eq!(admin.rows("default.t").await.len(), 0);
 }
 
+#[tokio::test]
 async fn what_later_work_brings_says_so() {
     let server = Server::start().await;
     let admin = server.admin();
@@ -466,7 +467,7 @@ async fn what_later_work_brings_says_so() {
         Err(status) => status,
         Ok(mut answers) => answers.get_mut().message().await.unwrap_err(),
     };
-    assert_eq!(status.code(), Code::Unimplemented);
+    assert_error(&status, Code::Unimplemented, "NOT_IMPLEMENTED");
     assert!(status.message().len() > 20, "it says what to do instead: {}", status.message());
 }
 
