@@ -757,7 +757,7 @@ impl Domain {
     }
 }
 
-const SEAL_KIND: &str = "credential";
+pub(super) const SEAL_KIND: &str = "credential";
 
 fn unresolved(credential: &QualifiedName, what: &str) -> Problem {
     let message = format!(

@@ -220,7 +220,7 @@ impl Object for SinkRow {
     }
 }
 
-const SEAL_KIND: &str = "data_sink";
+pub(super) const SEAL_KIND: &str = "data_sink";
 /// The longest wait for one reply, whatever `wait_timeout` says.
 const REPLY_TIMEOUT_MAX: std::time::Duration = std::time::Duration::from_secs(30);
 /// How long sessions of an altered sink get to settle what they have.

@@ -12,6 +12,7 @@ pub mod page;
 mod password;
 pub mod principal;
 pub mod push;
+mod rekey;
 pub mod schema;
 pub mod server;
 mod sessions;
@@ -64,6 +65,7 @@ pub use self::{
     page::Page,
     principal::*,
     push::*,
+    rekey::Rekeyed,
     schema::*,
     server::*,
     sessions::Sessions,
@@ -95,10 +97,10 @@ pub struct Caller {
     pub source: IdentitySource,
     /// The proven identity: a SPIFFE id, a subject name, a token's id; may be empty.
     pub identity: String,
-}
-
     /// When the proof ends, where it does: a stream opened with it ends then.
     pub expires: Option<Timestamp>,
+}
+
 /// What told the server who the caller is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdentitySource {
@@ -378,13 +380,13 @@ impl Domain {
 
     /// An object that the caller may do `permission` to, for reading.
     async fn fetch<T: Object>(&self, cx: &OpContext, name: &QualifiedName, permission: Permission) -> Result<T, Problem> {
-        self.refresh_rights().await?;
-        let (need, row) = self.need::<T>(name, permission).await?;
         self.fetch_permitted(cx, name, permission).await.map(|(row, _)| row)
     }
 
     /// The same, with what allows it.
     async fn fetch_permitted<T: Object>(&self, cx: &OpContext, name: &QualifiedName, permission: Permission) -> Result<(T, Permit), Problem> {
+        self.refresh_rights().await?;
+        let (need, row) = self.need::<T>(name, permission).await?;
         let permit = self.permit(cx, &need, name).await?;
         row.map(|row| (row, permit)).ok_or_else(|| not_found::<T>(name))
     }
@@ -439,8 +441,6 @@ impl Domain {
         self.0.audit.write(change_line(cx, &[permit])).await.map(drop)
     }
 
-    /// Stores a change and its answer, with a line in the audit log that is on disk before; `false` where it must be made anew. With `dry`, stores nothing.
-    async fn commit<A: Serialize>(&self, cx: &OpContext, ticket: &Ticket, mut draft: Draft<'_>, answer: &A, dry: bool) -> Result<bool, Problem> {
     /// Notes in the audit log that a connection of a data sink opens a credential: before it does.
     async fn note_use(&self, cx: &OpContext, credential: &QualifiedName, version: u64, sink: &QualifiedName) -> Result<(), Problem> {
         let line = Line {
@@ -465,6 +465,8 @@ impl Domain {
         done
     }
 
+    /// Stores a change and its answer, with a line in the audit log that is on disk before; `false` where it must be made anew. With `dry`, stores nothing.
+    async fn commit<A: Serialize>(&self, cx: &OpContext, ticket: &Ticket, mut draft: Draft<'_>, answer: &A, dry: bool) -> Result<bool, Problem> {
         if dry || (draft.is_empty() && !ticket.is_set()) {
             return Ok(true);
         }
@@ -545,10 +547,19 @@ struct Cluster {
     master: Sealed,
 }
 
+fn cluster_name() -> Name {
+    Name::parse("cluster").expect("a name")
+}
+
+/// What the master key is sealed as.
+fn cluster_context(name: &Name, cluster: Uuid) -> SealContext<'_> {
+    SealContext { cluster, schema: name, name, object_id: cluster, version: 1, kind: "catalogue.master" }
+}
+
 /// The cluster's id and master key: those stored, or new ones where the store is new.
 async fn found(store: &SharedStore, vault: &Vault, ambient: &Ambient) -> Result<(Uuid, Secret), Problem> {
-    let name = Name::parse("cluster").expect("a name");
-    let context = |cluster| SealContext { cluster, schema: &name, name: &name, object_id: cluster, version: 1, kind: "catalogue.master" };
+    let name = cluster_name();
+    let context = |cluster| cluster_context(&name, cluster);
     loop {
         if let Some(bytes) = store.get(META, CLUSTER).await.map_err(catalog::store_problem)? {
             let known: Cluster = catalog::decode(META, &bytes)?;
@@ -640,6 +651,7 @@ fn config_problem(fault: ConfigFault) -> Problem {
         ConfigFaultKind::InvalidOption => Reason::InvalidOption,
         ConfigFaultKind::MissingOption => Reason::MissingOption,
         ConfigFaultKind::Conflict => Reason::OptionConflict,
+        ConfigFaultKind::Field => Reason::InvalidField,
     };
     fault.details.into_iter().fold(Problem::field(fault.field, reason, fault.message), |problem, (key, value)| problem.with(key, value))
 }
@@ -652,4 +664,3 @@ fn config_problems(faults: Vec<ConfigFault>) -> Problem {
 fn comes_with_queries(what: &str) -> Problem {
     Problem::new(Reason::NotImplemented, format!("{what} is not in this build: conditions come with the query engine; leave it out"))
 }
-        ConfigFaultKind::Field => Reason::InvalidField,
