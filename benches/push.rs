@@ -46,12 +46,23 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
+    // Parts by name, all of them if none is named: `make bench ARGS="-- webhook local"`.
+    let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let wanted = |part: &str| named.is_empty() || named.iter().any(|name| name == part);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        discarded().await;
-        local_table().await;
-        webhook().await;
-        idle_streams().await;
+        if wanted("discard") {
+            discarded().await;
+        }
+        if wanted("local") {
+            local_table().await;
+        }
+        if wanted("webhook") {
+            webhook().await;
+        }
+        if wanted("idle") {
+            idle_streams().await;
+        }
     });
 }
 

@@ -52,7 +52,7 @@ use crate::{
     secret::Secret,
     shutdown::{Lifecycle, Phase},
     store::sled::{SledOptions, SledStore},
-    store::{SharedStore, StoreError, rows::Rows},
+    store::{SharedStore, StoreError, disk, guard::Guard, rows::Rows},
     telemetry,
     vault::{KeyRing, KeySource, Vault},
 };
@@ -209,6 +209,8 @@ struct House {
     domain: Domain,
     delivery: Delivery,
     store: SharedStore,
+    /// The same store, as it is shut when the disk is nearly full.
+    guard: Guard,
     progress: Arc<KeptProgress>,
 }
 
@@ -224,7 +226,7 @@ impl App {
         let address = listener.address();
         let own = address.parse().ok().into_iter().chain(metrics_address).collect();
         let ambient = parts.ambient.clone();
-        let House { domain, delivery, store, progress } = house(&settings, parts, own).await?;
+        let House { domain, delivery, store, guard, progress } = house(&settings, parts, own).await?;
         let admin_token_file = admin_token(&domain, &settings).await?;
         let lifecycle = Lifecycle::default();
         let edge = Arc::new(Edge {
@@ -245,6 +247,9 @@ impl App {
         let (health, health_service) = Health::new();
         health.announce(true).await;
         let mut watchers = vec![Owned::spawn(watch_health(health, lifecycle.clone(), store.clone())), Owned::spawn(warn_hourly(edge.warnings.clone()))];
+        if settings.disk_free_bytes_min > 0 {
+            watchers.push(Owned::spawn(watch_disk(guard, settings.data_dir.clone(), settings.disk_free_bytes_min)));
+        }
         watchers.extend(tls.clone().map(|tls| Owned::spawn(watch_certificate(tls))));
         watchers.extend(metrics.map(|listener| Owned::spawn(serve_metrics(listener))));
         let incoming = listener.incoming(tls, Arc::new(Semaphore::new(settings.connections_max)));
@@ -329,6 +334,8 @@ async fn house(settings: &Settings, parts: Parts, own_listeners: Vec<SocketAddr>
         Some(store) => store,
         None => App::store(&settings.data_dir, settings.store_cache_bytes).await?,
     };
+    let guard = Guard::new(store);
+    let store: SharedStore = Arc::new(guard.clone());
     let rows = Rows::new(store.clone(), settings.table_bytes_max);
     let kinds = Kinds::standard(Local::new(rows.clone(), Arc::new(Tables::new(store.clone()))));
     let kinds = replaced.into_iter().fold(kinds, |kinds, kind| kinds.with(kind));
@@ -354,13 +361,22 @@ async fn house(settings: &Settings, parts: Parts, own_listeners: Vec<SocketAddr>
         },
     })
     .await?;
-    Ok(House { domain, delivery, store, progress })
+    Ok(House { domain, delivery, store, guard, progress })
 }
 
 /// Makes the data folder, for its owner alone; whether nothing was stored in it yet.
 fn make_data_dir(dir: &Path) -> Result<bool, AppError> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.map_err(|fault| AppError::Unavailable(format!("the data folder {} cannot be made: {fault}", dir.display())))?;
+    match disk::network_file_system(dir) {
+        Ok(Some(kind)) => tracing::warn!(
+            folder = %dir.display(),
+            kind,
+            "the data folder lies on a network file system: a sync may promise more than it keeps there, and nothing keeps a second server out; use a disk of this machine"
+        ),
+        Ok(None) => {}
+        Err(fault) => tracing::debug!(%fault, "what the data folder lies on cannot be told"),
+    }
     Ok(!dir.join("store").exists())
 }
 
@@ -470,6 +486,36 @@ async fn watch_health(health: Health, lifecycle: Lifecycle, store: SharedStore) 
                     health.announce(serving).await;
                 }
             }
+        }
+    }
+}
+
+/// Shuts the store for writing while less than `least` bytes are free, and opens it again a little above, so that it does not flap.
+async fn watch_disk(guard: Guard, folder: PathBuf, least: u64) {
+    let mut ticks = interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut shut = false;
+    loop {
+        ticks.tick().await;
+        let place = folder.clone();
+        let free = match tokio::task::spawn_blocking(move || disk::free_bytes(&place)).await {
+            Ok(Ok(free)) => free,
+            Ok(Err(fault)) => {
+                tracing::warn!(%fault, "how much room the data folder's disk has cannot be told");
+                continue;
+            }
+            Err(fault) => {
+                tracing::error!(%fault, "the look at the disk broke");
+                continue;
+            }
+        };
+        metrics::gauge!("datasink_disk_free_bytes").set(free as f64);
+        shut = free < if shut { least.saturating_add(least / 10) } else { least };
+        let why = shut.then(|| {
+            format!("the disk of the data folder has {free} bytes free and {least} must stay free (disk_free_bytes_min); nothing is written until there is more room")
+        });
+        if guard.shut(why) {
+            tracing::error!(free, least, read_only = shut, "the room on the data folder's disk changed what this server takes");
         }
     }
 }

@@ -47,6 +47,8 @@ enum StoreCommand {
     Export(DataDirAndFile),
     /// Read an export into a data folder without a store.
     Import(DataDirAndFile),
+    /// Seal every secret under the first key of the key ring; all other keys can be taken out of the ring afterwards.
+    Rekey(DataDir),
 }
 
 #[derive(Debug, Subcommand)]
@@ -148,6 +150,12 @@ async fn store(command: StoreCommand) -> Result<(), AppError> {
         StoreCommand::Export(DataDirAndFile { folder, file }) => {
             let rows = App::store(&existing(folder.data_dir)?, cache).await?.export(&file).await?;
             println!("{}", serde_json::json!({ "exported": rows, "file": file.display().to_string() }));
+            Ok(())
+        }
+        StoreCommand::Rekey(DataDir { data_dir }) => {
+            let settings = Settings { data_dir: existing(data_dir)?, ..Settings::defaults() };
+            let rekeyed = App::catalogue(&settings).await?.rekey().await?;
+            println!("{}", serde_json::to_string(&rekeyed).map_err(|fault| AppError::Internal(fault.to_string()))?);
             Ok(())
         }
         StoreCommand::Import(DataDirAndFile { folder, file }) => {

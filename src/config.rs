@@ -60,6 +60,7 @@ pub struct Settings {
     pub connection_age: Duration,
     pub table_bytes_max: u64,
     pub store_cache_bytes: u64,
+    pub disk_free_bytes_min: u64,
     #[serde(with = "span")]
     pub drain_grace: Duration,
     #[serde(with = "span")]

@@ -26,7 +26,7 @@ use super::{
     status, to_pb,
 };
 use crate::{
-    clock::Timestamp,
+    clock::{Ambient, Timestamp},
     connectors::connector::{Artifact, StreamId},
     delivery::{
         Counts, Directive, Disposition, DrainReason, Event, Incoming, Input, OpenOrder, RecordError, RecordErrorPolicy, RecordErrors, Session, SessionInput,
@@ -35,12 +35,14 @@ use crate::{
     domain::{OnceTurn, OpContext, PushedOnce},
     limits,
     problem::{Code, Problem, Reason, Violation},
-    record::{self, DecodeError, Encoding, Offset, Payload, Piece, RecordSchema},
+    record::{self, DecodeError, Encoding, Offset, Payload, Piece, RecordFault, RecordSchema},
     telemetry,
 };
 
 /// How long an end of the client's half waits before it counts as a half-close: a cancelled call looks the same at first, and then this task is aborted.
 const HALF_CLOSE_PAUSE: Duration = Duration::from_millis(10);
+/// The longest time between two looks at the clock for a stream whose access token will expire.
+const EXPIRY_LOOK: Duration = Duration::from_secs(1);
 /// The most field violations that a refused `PushOnce` lists.
 const ONCE_VIOLATIONS_MAX: usize = 20;
 
@@ -164,7 +166,13 @@ impl Reader {
                 return;
             }
         };
-        match self.read(&session, &reading).await {
+        let expired = expired(self.edge.ambient.clone(), self.cx.caller.expires);
+        let ending = tokio::select! {
+            biased;
+            () = expired => Err(token_expired()),
+            ending = self.read(&session, &reading) => ending,
+        };
+        match ending {
             Ok(Ending::HalfClosed) => {
                 tokio::time::sleep(HALF_CLOSE_PAUSE).await;
                 session.half_close();
@@ -238,6 +246,23 @@ impl Reader {
             }
         }
     }
+}
+
+/// Returns when the wall clock has passed `at`; the clock may jump, so it is looked at again and again.
+async fn expired(ambient: Ambient, at: Option<Timestamp>) {
+    let Some(at) = at else { return std::future::pending().await };
+    loop {
+        let left = at.since(ambient.now());
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(EXPIRY_LOOK)).await;
+    }
+}
+
+fn token_expired() -> Problem {
+    let message = "the access token that opened this stream has expired; open the stream again with a new one: what was acknowledged stays";
+    Problem::new(Reason::Unauthenticated, message).with("scheme", "bearer")
 }
 
 /// Why the reader stopped without a fault.
@@ -457,7 +482,8 @@ async fn once(edge: &Edge, cx: &OpContext, request: pb::PushOnceRequest) -> Resu
     let first_offset = batch.first_offset;
     let pieces = decode(batch, schema).await?;
     if validate_only {
-        return validated(edge, &pieces, policy, first_offset);
+        let refused = edge.delivery.check(&order, &pieces).await?;
+        return validated(edge, &pieces, refused, policy, first_offset);
     }
     let answer = write_once(edge, *order, Incoming { first_offset, pieces }).await?;
     edge.domain.push_once_done(ticket, &answer).await?;
@@ -546,19 +572,29 @@ fn violation(error: &RecordError) -> Violation {
     }
 }
 
-/// The answer to `validate_only`: what the parser says of every record, and nothing is written. Whether the destination takes them only writing tells.
-fn validated(edge: &Edge, pieces: &[Piece], policy: RecordErrorPolicy, first_offset: Option<Offset>) -> Result<pb::PushOnceResponse, Problem> {
-    let bad = pieces.iter().filter_map(|piece| match piece {
-        Piece::Bad(record) => Some(record),
+/// The answer to `validate_only`: what the parser and the destination's columns say of every record, and nothing is written. Whether a key is taken only writing tells.
+fn validated(
+    edge: &Edge,
+    pieces: &[Piece],
+    refused: Vec<(Offset, RecordFault)>,
+    policy: RecordErrorPolicy,
+    first_offset: Option<Offset>,
+) -> Result<pb::PushOnceResponse, Problem> {
+    let unparsable = pieces.iter().filter_map(|piece| match piece {
+        Piece::Bad(record) => Some((record.offset, record.fault.clone())),
         Piece::Good(_) => None,
     });
+    let mut bad: Vec<(Offset, RecordFault)> = unparsable.chain(refused).collect();
+    bad.sort_by_key(|(offset, _)| *offset);
     let disposition = match policy {
         RecordErrorPolicy::Stop => Disposition::Stopped,
         RecordErrorPolicy::Skip | RecordErrorPolicy::DeadLetter => Disposition::Skipped,
     };
     let mut errors = RecordErrors::default();
-    for record in bad {
-        let error = RecordError { offset: record.offset, index: record.index, fault: record.fault.clone(), disposition };
+    for (offset, fault) in bad {
+        // Offsets of a decoded batch count from 0: they are the indexes.
+        let index = usize::try_from(offset).unwrap_or(usize::MAX);
+        let error = RecordError { offset, index, fault, disposition };
         merge(&mut errors, RecordErrors { errors: vec![error], more: 0 });
     }
     if policy == RecordErrorPolicy::Stop

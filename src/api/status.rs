@@ -91,7 +91,7 @@ fn bomb(message: &str) -> Problem {
 
 /// A call that a later version will answer.
 pub fn not_yet(rpc: &'static str, sentence: &'static str) -> Status {
-    Problem::new(Reason::KindUnsupported, format!("{rpc} is not in this build: {sentence}")).code(Code::Unimplemented).with("rpc", rpc).into()
+    Problem::new(Reason::NotImplemented, format!("{rpc} is not in this build: {sentence}")).with("rpc", rpc).into()
 }
 
 /// The deadline of the call passed here: gRPC's own code, told in our words.

@@ -71,11 +71,27 @@ pub async fn run(args: Args) -> Result<(), CliError> {
         takeover: true,
         ..OpenStream::default()
     };
-    let pusher = Pusher { source: Source::new(args.files), waiting: VecDeque::new(), source_ended: false, acknowledged: None, bar: bar.clone(), rejected: 0 };
+    let mut pusher = Pusher {
+        source: Source::new(args.files),
+        waiting: VecDeque::new(),
+        source_ended: false,
+        acknowledged: None,
+        bar: bar.clone(),
+        rejected: 0,
+        finish_sent: false,
+    };
     let ended = pusher.run(&args.server, open, Duration::from_secs(args.give_up_after)).await;
     bar.finish_and_clear();
     let ended = ended?;
     let counts = ended.counts.unwrap_or_default();
+    if !pusher.finish_sent {
+        println!(
+            "nothing was sent: stream {stream:?} is finished since an earlier start of this command, with {} records delivered and {} rejected then",
+            HumanCount(counts.delivered_records.unsigned_abs()),
+            HumanCount(counts.rejected_records.unsigned_abs()),
+        );
+        return Ok(());
+    }
     let seconds = started.elapsed().as_secs_f64();
     println!(
         "{} records delivered, {} rejected, {} duplicates skipped; {} in {seconds:.1} s; stream {stream:?} is finished",
@@ -140,11 +156,13 @@ struct Pusher {
     acknowledged: Option<u64>,
     bar: ProgressBar,
     rejected: u64,
+    /// Whether this start of the command asked for the end of the stream.
+    finish_sent: bool,
 }
 
 impl Pusher {
     /// Opens the stream again and again until it is finished, refused, or makes no progress for `give_up_after` (zero: for ever).
-    async fn run(mut self, server: &Server, open: OpenStream, give_up_after: Duration) -> Result<StreamEnded, CliError> {
+    async fn run(&mut self, server: &Server, open: OpenStream, give_up_after: Duration) -> Result<StreamEnded, CliError> {
         let mut attempt = 0;
         let mut progress = (self.acknowledged, Instant::now());
         loop {
@@ -214,6 +232,7 @@ impl Pusher {
                         Some(lines) => permit.send(send(push_request::Frame::Batch(batch(lines)))),
                         None => {
                             finish_sent = true;
+                            self.finish_sent = true;
                             permit.send(send(push_request::Frame::Finish(FinishStream { action: FinishAction::Commit.into(), expected_next_offset: None })));
                         }
                     }

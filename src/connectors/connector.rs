@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clock::{Ambient, Timestamp},
     name::{QualifiedName, StreamName},
-    record::{Batch, Encoding, Offset, RecordSchema},
+    record::{Batch, Encoding, Offset, RecordFault, RecordSchema},
 };
 
 /// What a sink writes to. The eight kinds of the product; the numbers are those of the interface and of the store.
@@ -73,6 +73,11 @@ pub trait Kind: Send + Sync + fmt::Debug {
 
     /// Checks destination and options together, purely: no network, no file. All faults at once.
     fn configure(&self, destination: &Destination, options: &Options) -> Result<Arc<dyn Connector>, Vec<ConfigFault>>;
+
+    /// What in a credential of a type that it takes could never work here, purely and all at once, each with its field: `identity`, `secret` or `options["key"]`. Never repeats a secret.
+    fn check_credential(&self, _credential: &OpenCredential) -> Vec<ConfigFault> {
+        Vec::new()
+    }
 }
 
 /// What a kind is and can do.
@@ -156,6 +161,11 @@ pub trait Connector: Send + Sync + fmt::Debug {
 
     /// Fences older writers of `stream` first, *then* reads the target's own mark, then opens.
     async fn open(&self, cx: &ConnectContext, stream: &StreamId, epoch: Epoch, terms: &Terms) -> Result<Opened, ConnectorError>;
+
+    /// Which of these records it would refuse for what they are, found without writing any: whether they fit columns, not whether their keys are taken.
+    async fn check_records(&self, _cx: &ConnectContext, _batch: &Batch) -> Result<Vec<(Offset, RecordFault)>, ConnectorError> {
+        Ok(Vec::new())
+    }
 
     /// Forgets the stream's mark at the target; what was written stays. Kinds whose target keeps none have nothing to do.
     async fn forget(&self, _cx: &ConnectContext, _stream: &StreamId) -> Result<(), ConnectorError> {

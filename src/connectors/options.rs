@@ -147,6 +147,8 @@ pub enum ConfigFaultKind {
     MissingOption,
     /// Two options disagree.
     Conflict,
+    /// Another field's value is not allowed.
+    Field,
 }
 
 impl ConfigFault {
@@ -158,6 +160,11 @@ impl ConfigFault {
     /// A fault of one option.
     pub fn option(kind: ConfigFaultKind, option: &str, message: impl Into<String>) -> Self {
         Self { field: format!("options[{option:?}]"), kind, message: message.into(), details: vec![("option", option.to_owned())] }
+    }
+
+    /// A fault of a field that is no option: a credential's `identity` or `secret`.
+    pub fn field(field: &'static str, message: impl Into<String>) -> Self {
+        Self { field: field.to_owned(), kind: ConfigFaultKind::Field, message: message.into(), details: Vec::new() }
     }
 
     /// Adds a varying part of the message.

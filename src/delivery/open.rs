@@ -37,7 +37,7 @@ use crate::{
     },
     limits,
     problem::Problem,
-    record::{Encoding, Offset},
+    record::{Encoding, Offset, Piece, RecordFault},
 };
 
 /// How long an older session of a stream gets to end by itself before its task is aborted; the target's fence holds it off meanwhile.
@@ -237,6 +237,19 @@ impl Delivery {
             problem = control.stopped() => Err(problem),
             session = establish => session,
         }
+    }
+
+    /// Which good records among `pieces` the destination would refuse, found without a session and without writing. Offsets count from 0 within the batch.
+    pub async fn check(&self, order: &OpenOrder, pieces: &[Piece]) -> Result<Vec<(Offset, RecordFault)>, Problem> {
+        let failed = |error: &ConnectorError| problem_of(error, Occasion::Session { next_offset: 0 }, &order.sink.name, &order.sink.destination);
+        let (connector, cx) = order.connections.connect().await.map_err(|error| failed(&error))?;
+        let mut faults = Vec::new();
+        for piece in pieces {
+            if let Piece::Good(batch) = piece {
+                faults.extend(connector.check_records(&cx, batch).await.map_err(|error| failed(&error))?);
+            }
+        }
+        Ok(faults)
     }
 
     /// Takes the stream's place in the registry, from an older session where that is allowed.

@@ -123,6 +123,8 @@ struct Task {
     /// Units must end exactly at these offsets. Where our note is the mark, these are the ends of units that may be on their way: they are noted, and only ever become more, since
     /// one name must not stand for two bodies.
     cuts: BTreeSet<Offset>,
+    /// Those of them that are on disk: a unit that ends at one may be sent without another note.
+    cuts_on_disk: BTreeSet<Offset>,
     /// The most records of one append, while an unnamed bad record is searched.
     append_max: usize,
 
@@ -194,14 +196,15 @@ impl Task {
             acknowledged: note.acknowledged,
             ..Books::default()
         };
-        let planned = note.planned_ends.iter().copied().filter(|end| ours && *end > resumed.mark.next);
+        let planned: BTreeSet<Offset> = note.planned_ends.iter().copied().filter(|end| ours && *end > resumed.mark.next).collect();
         let columns = order.schema.clone().or(opened.schema);
         let task = Self {
             meters: Meters::new(order.sink.kind.as_str()),
             held: Retained::from(resumed.mark.next),
             tail: resumed.mark,
             unit: None,
-            cuts: planned.collect(),
+            cuts_on_disk: planned.clone(),
+            cuts: planned,
             append_max: usize::MAX,
             line: Line::open(opened.writer, opened.units, ours),
             failures: Failures::default(),
@@ -496,7 +499,9 @@ impl Task {
         if self.ours {
             // On disk before it is sent: after a crash the same records go under the same name.
             self.cuts.insert(unit.mark.next);
-            self.save(Durable::Now).await?;
+            if !self.cuts_on_disk.contains(&unit.mark.next) {
+                self.save(Durable::Now).await?;
+            }
         }
         tracing::debug!(first = unit.first, next = unit.mark.next, rejected = unit.rejected, "commit");
         unit.committed = Instant::now();
@@ -602,6 +607,7 @@ impl Task {
         let rejected = self.held.release(mark.next);
         self.cuts.retain(|cut| *cut > mark.next);
         self.note.destination_generation = self.order.sink.destination_generation;
+        self.plan_next();
         self.save(if self.ours { Durable::Now } else { Durable::Soon }).await?;
         if !rejected.is_empty() {
             self.outbox.errors(report(&rejected, self.disposition()));
@@ -613,6 +619,18 @@ impl Task {
         self.tell_ack();
         self.delivery.measure();
         Ok(())
+    }
+
+    /// Where our note is the mark, a unit that is ready to follow has its end noted together with the mark before it: one note a unit instead of two. What comes later than this
+    /// goes into the unit after it.
+    fn plan_next(&mut self) {
+        if self.ours
+            && self.line.is_free()
+            && let Some(Cut::Now | Cut::Idle) = self.cut()
+            && let Some(unit) = &self.unit
+        {
+            self.cuts.insert(unit.mark.next);
+        }
     }
 
     fn disposition(&self) -> Disposition {
@@ -841,7 +859,11 @@ impl Task {
             return Ok(());
         }
         let note = self.note();
-        match self.delivery.progress().save(&self.order.stream, &note, durable).await {
+        let saved = self.delivery.progress().save(&self.order.stream, &note, durable).await;
+        if durable == Durable::Now && saved.is_ok() {
+            self.cuts_on_disk.clone_from(&self.cuts);
+        }
+        match saved {
             Err(problem) if durable == Durable::Now || problem.reason == Reason::StreamFenced => Err(problem.into()),
             Err(problem) => {
                 tracing::warn!(%problem, "progress could not be noted");

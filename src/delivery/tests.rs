@@ -798,6 +798,38 @@ async fn a_receivers_unit_is_cut_alike_after_a_crash() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_receivers_unit_that_is_ready_is_planned_in_the_note_of_the_one_before() {
+    let world = World::new(Family::Receiver);
+    world.target.units(UnitPolicy { records_max: 5, bytes_max: 1 << 20, age_max: Duration::ZERO, idle_max: Duration::ZERO, commits_in_flight: 1 });
+    let session = world.open().await;
+    let before = world.progress.puts();
+    session.push(0..23).await;
+    assert_eq!(session.half_close().await.next_offset, 23);
+    assert_eq!(world.target.unit_sizes(&world.stream()), [5, 5, 5, 5, 3]);
+    assert_eq!(world.progress.puts() - before, 6, "the first plan, then a mark with the next plan for each unit");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_unit_planned_with_the_mark_before_it_is_cut_alike_after_a_crash() {
+    let world = World::new(Family::Receiver);
+    world.target.units(UnitPolicy { records_max: 5, bytes_max: 1 << 20, age_max: Duration::ZERO, idle_max: Duration::ZERO, commits_in_flight: 1 });
+    let mut session = world.open().await;
+    session.push(0..5).await;
+    session.push(5..8).await;
+    let Some(Event::Ack(_)) = session.output.next().await else { panic!("the first unit is acknowledged") };
+    let kept = world.progress.kept(&world.stream()).expect("it was noted");
+    assert_eq!((kept.mark.next, kept.planned_ends), (5, vec![8]));
+    drop(session);
+    world.delivery.settled().await;
+    world.progress.crash();
+    let session = world.open().await;
+    session.push(5..12).await;
+    assert_eq!(session.half_close().await.next_offset, 12);
+    assert_eq!(world.target.unit_sizes(&world.stream()), [5, 3, 4]);
+    assert_eq!(world.target.conflicts(&world.stream()), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_note_that_is_the_mark_is_on_disk_before_the_ack() {
     let world = World::new(Family::Receiver);
     let mut session = world.open().await;

@@ -580,7 +580,29 @@ impl Domain {
                 StoredSource::File(path)
             }
         };
-        Checked { credential_type, identity: identity.to_owned(), options, source, bundle }
+        let checked = Checked { credential_type, identity: identity.to_owned(), options, source, bundle };
+        faults.extend(self.content_faults(&checked));
+        checked
+    }
+
+    /// What the kinds that take such a credential could never use of it.
+    fn content_faults(&self, checked: &Checked) -> Vec<Problem> {
+        let secret = match &checked.source {
+            StoredSource::None => None,
+            StoredSource::Sealed => checked.bundle.secret.clone().map(Secret::from),
+            // What it says is read with each connection; here only that there is one matters.
+            StoredSource::Environment(_) | StoredSource::File(_) => Some(Secret::from("elsewhere".to_owned())),
+        };
+        let open = OpenCredential {
+            credential_type: checked.credential_type,
+            identity: checked.identity.clone(),
+            secret,
+            options: checked.options.clone(),
+            secret_options: checked.bundle.options.iter().map(|(key, value)| (key.clone(), Secret::from(value.clone()))).collect(),
+            version: 0,
+        };
+        let takers = self.0.kinds.iter().filter(|kind| kind.descriptor().credential_types.contains(&checked.credential_type));
+        takers.flat_map(|kind| kind.check_credential(&open)).map(config_problem).collect()
     }
 
     /// Every sink that uses a credential must be able to use its new type.
@@ -735,7 +757,7 @@ impl Domain {
     }
 }
 
-const SEAL_KIND: &str = "credential";
+pub(super) const SEAL_KIND: &str = "credential";
 
 fn unresolved(credential: &QualifiedName, what: &str) -> Problem {
     let message = format!(

@@ -220,7 +220,7 @@ impl Object for SinkRow {
     }
 }
 
-const SEAL_KIND: &str = "data_sink";
+pub(super) const SEAL_KIND: &str = "data_sink";
 /// The longest wait for one reply, whatever `wait_timeout` says.
 const REPLY_TIMEOUT_MAX: std::time::Duration = std::time::Duration::from_secs(30);
 /// How long sessions of an altered sink get to settle what they have.
@@ -299,7 +299,7 @@ impl Domain {
             (None, None)
         } else {
             let plan = self.plan(cx, &name, &request.destination, request.options.clone(), true).await?;
-            let check = self.checked(&plan).await?;
+            let check = self.checked(cx, &plan).await?;
             (Some(plan), check)
         };
         change!(self, cx, ticket, request.validate_only, |draft| {
@@ -357,7 +357,7 @@ impl Domain {
             return Ok(AlteredDataSink { data_sink: view, changed: false });
         }
         let plan = self.plan(cx, &wanted.name, &wanted.destination, wanted.options.clone(), changes.asks_again).await?;
-        let check = self.checked(&plan).await?;
+        let check = self.checked(cx, &plan).await?;
         change!(self, cx, ticket, request.validate_only, |draft| {
             let Some(row) = self.fetch_for_change::<SinkRow>(cx, &mut draft, &name, Permission::Admin, false).await? else {
                 return Err(super::not_found::<SinkRow>(&name));
@@ -465,7 +465,7 @@ impl Domain {
         }
         let name = self.resolve(cx, "name", &request.name).await?;
         let row: SinkRow = self.fetch(cx, &name, Permission::Connect).await?;
-        let (connector, connect) = self.connection(&row).await?;
+        let (connector, connect) = self.connection(cx, &row).await?;
         let probe = connector.probe(&connect, request.write_probe).await;
         let tested = SinkRow { last_check: Some(probe.clone()), ..row.clone() };
         let key = name_key(&name);
@@ -488,7 +488,7 @@ impl Domain {
         self.schema_to_create_in(cx, &mut draft, ObjectType::DataSink, &name).await?;
         drop(draft);
         let plan = self.plan(cx, &name, &request.destination, request.options.clone(), true).await?;
-        let connect = self.connect_context(&plan.name, plan.credential.as_ref(), &plan.options).await?;
+        let connect = self.connect_context(cx, &plan.name, plan.credential.as_ref(), &plan.options).await?;
         Ok(plan.connector.probe(&connect, request.write_probe).await)
     }
 
@@ -604,11 +604,11 @@ impl Domain {
     }
 
     /// Connects, unless the sink says not to; a step that fails is the failure of the call.
-    async fn checked(&self, plan: &Plan) -> Result<Option<Probe>, Problem> {
+    async fn checked(&self, cx: &OpContext, plan: &Plan) -> Result<Option<Probe>, Problem> {
         if plan.skips_validation() {
             return Ok(None);
         }
-        let connect = self.connect_context(&plan.name, plan.credential.as_ref(), &plan.options).await?;
+        let connect = self.connect_context(cx, &plan.name, plan.credential.as_ref(), &plan.options).await?;
         let probe = plan.connector.probe(&connect, false).await;
         let failed = probe.steps.iter().find_map(|step| match &step.result {
             StepResult::Failed { error, .. } => Some((step, error)),
@@ -623,10 +623,19 @@ impl Domain {
         Err(problem)
     }
 
-    /// What a connector needs to connect now.
-    async fn connect_context(&self, name: &QualifiedName, credential: Option<&CredentialRow>, options: &Options) -> Result<ConnectContext, Problem> {
+    /// What a connector needs to connect now. The audit log has a line of every credential that is opened for it.
+    async fn connect_context(
+        &self,
+        cx: &OpContext,
+        name: &QualifiedName,
+        credential: Option<&CredentialRow>,
+        options: &Options,
+    ) -> Result<ConnectContext, Problem> {
         let credential = match credential {
-            Some(row) => Some(self.open_credential(row).await?),
+            Some(row) => {
+                self.note_use(cx, &row.head.name, row.secret_version, name).await?;
+                Some(self.open_credential(row).await?)
+            }
             None => None,
         };
         Ok(ConnectContext {
@@ -640,13 +649,13 @@ impl Domain {
     }
 
     /// A stored sink's connector and what it needs, with the credential as it is now.
-    pub(super) async fn connection(&self, row: &SinkRow) -> Result<(Arc<dyn Connector>, ConnectContext), Problem> {
+    pub(super) async fn connection(&self, cx: &OpContext, row: &SinkRow) -> Result<(Arc<dyn Connector>, ConnectContext), Problem> {
         let configured = self.stored(row).await?;
         let credential = match row.credential {
             Some(uid) => Some(self.credential_by_uid(uid, &row.head.name).await?),
             None => None,
         };
-        let connect = self.connect_context(&row.head.name, credential.as_ref(), &configured.options).await?;
+        let connect = self.connect_context(cx, &row.head.name, credential.as_ref(), &configured.options).await?;
         Ok((configured.connector, connect))
     }
 

@@ -12,6 +12,7 @@ pub mod page;
 mod password;
 pub mod principal;
 pub mod push;
+mod rekey;
 pub mod schema;
 pub mod server;
 mod sessions;
@@ -64,6 +65,7 @@ pub use self::{
     page::Page,
     principal::*,
     push::*,
+    rekey::Rekeyed,
     schema::*,
     server::*,
     sessions::Sessions,
@@ -95,6 +97,8 @@ pub struct Caller {
     pub source: IdentitySource,
     /// The proven identity: a SPIFFE id, a subject name, a token's id; may be empty.
     pub identity: String,
+    /// When the proof ends, where it does: a stream opened with it ends then.
+    pub expires: Option<Timestamp>,
 }
 
 /// What told the server who the caller is.
@@ -376,10 +380,15 @@ impl Domain {
 
     /// An object that the caller may do `permission` to, for reading.
     async fn fetch<T: Object>(&self, cx: &OpContext, name: &QualifiedName, permission: Permission) -> Result<T, Problem> {
+        self.fetch_permitted(cx, name, permission).await.map(|(row, _)| row)
+    }
+
+    /// The same, with what allows it.
+    async fn fetch_permitted<T: Object>(&self, cx: &OpContext, name: &QualifiedName, permission: Permission) -> Result<(T, Permit), Problem> {
         self.refresh_rights().await?;
         let (need, row) = self.need::<T>(name, permission).await?;
-        self.permit(cx, &need, name).await?;
-        row.ok_or_else(|| not_found::<T>(name))
+        let permit = self.permit(cx, &need, name).await?;
+        row.map(|row| (row, permit)).ok_or_else(|| not_found::<T>(name))
     }
 
     /// An object that the caller may see, for reading.
@@ -430,6 +439,30 @@ impl Domain {
     /// Notes in the audit log what a caller does that the store does not see.
     async fn note(&self, cx: &OpContext, permit: Permit) -> Result<(), Problem> {
         self.0.audit.write(change_line(cx, &[permit])).await.map(drop)
+    }
+
+    /// Notes in the audit log that a connection of a data sink opens a credential: before it does.
+    async fn note_use(&self, cx: &OpContext, credential: &QualifiedName, version: u64, sink: &QualifiedName) -> Result<(), Problem> {
+        let line = Line {
+            object_type: ObjectType::Credential.as_str(),
+            object: credential.to_string(),
+            decision: "allow",
+            rule: format!("a connection of the data sink {sink} uses it"),
+            outcome: format!("opened: version {version}"),
+            ..Line::of(cx)
+        };
+        self.0.audit.write(line).await.map(drop)
+    }
+
+    /// Notes in the audit log what a caller does to what the store keeps outside of the catalogue, before `doing` does it; a second line says where it then did not happen.
+    async fn noted<T>(&self, cx: &OpContext, permits: &[Permit], doing: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+        let line = change_line(cx, permits);
+        let head = self.0.audit.write(line.clone()).await?;
+        let done = doing.await;
+        if done.is_err() {
+            self.0.audit.write(Line { outcome: format!("undone: line {} did not happen", head.number), ..line }).await?;
+        }
+        done
     }
 
     /// Stores a change and its answer, with a line in the audit log that is on disk before; `false` where it must be made anew. With `dry`, stores nothing.
@@ -514,10 +547,19 @@ struct Cluster {
     master: Sealed,
 }
 
+fn cluster_name() -> Name {
+    Name::parse("cluster").expect("a name")
+}
+
+/// What the master key is sealed as.
+fn cluster_context(name: &Name, cluster: Uuid) -> SealContext<'_> {
+    SealContext { cluster, schema: name, name, object_id: cluster, version: 1, kind: "catalogue.master" }
+}
+
 /// The cluster's id and master key: those stored, or new ones where the store is new.
 async fn found(store: &SharedStore, vault: &Vault, ambient: &Ambient) -> Result<(Uuid, Secret), Problem> {
-    let name = Name::parse("cluster").expect("a name");
-    let context = |cluster| SealContext { cluster, schema: &name, name: &name, object_id: cluster, version: 1, kind: "catalogue.master" };
+    let name = cluster_name();
+    let context = |cluster| cluster_context(&name, cluster);
     loop {
         if let Some(bytes) = store.get(META, CLUSTER).await.map_err(catalog::store_problem)? {
             let known: Cluster = catalog::decode(META, &bytes)?;
@@ -609,6 +651,7 @@ fn config_problem(fault: ConfigFault) -> Problem {
         ConfigFaultKind::InvalidOption => Reason::InvalidOption,
         ConfigFaultKind::MissingOption => Reason::MissingOption,
         ConfigFaultKind::Conflict => Reason::OptionConflict,
+        ConfigFaultKind::Field => Reason::InvalidField,
     };
     fault.details.into_iter().fold(Problem::field(fault.field, reason, fault.message), |problem, (key, value)| problem.with(key, value))
 }
@@ -619,5 +662,5 @@ fn config_problems(faults: Vec<ConfigFault>) -> Problem {
 
 /// A part that the query engine brings.
 fn comes_with_queries(what: &str) -> Problem {
-    Problem::new(Reason::SqlUnsupported, format!("{what} is not in this build: conditions come with the query engine; leave it out"))
+    Problem::new(Reason::NotImplemented, format!("{what} is not in this build: conditions come with the query engine; leave it out"))
 }

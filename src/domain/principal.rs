@@ -281,7 +281,7 @@ impl Domain {
         let found = match presented {
             Presented::Nothing if self.0.settings.insecure_anonymous_admin => {
                 let admin = PrincipalName::parse(ADMIN).expect("a principal's name");
-                return Ok(Caller { principal: admin, source: IdentitySource::Anonymous, identity: String::new() });
+                return Ok(Caller { principal: admin, source: IdentitySource::Anonymous, identity: String::new(), expires: None });
             }
             Presented::Nothing => None,
             Presented::Certificate(identity) => self.by_identity(identity, IdentitySource::ClientCertificate).await?,
@@ -324,7 +324,7 @@ impl Domain {
         let Some(name) = self.0.store.get(IDENTITIES, &identity_key(&identity)).await.map_err(catalog::store_problem)? else { return Ok(None) };
         let name: PrincipalName = catalog::decode(IDENTITIES, &name)?;
         let row: Option<PrincipalRow> = self.row(name.as_str().as_bytes()).await?;
-        Ok(row.filter(|row| !row.disabled).map(|row| Caller { principal: row.name, source, identity }))
+        Ok(row.filter(|row| !row.disabled).map(|row| Caller { principal: row.name, source, identity, expires: None }))
     }
 
     async fn by_password(&self, user: &str, password: &Secret, peer: &str) -> Result<Option<Caller>, Problem> {
@@ -345,7 +345,7 @@ impl Domain {
             return Ok(None);
         }
         self.0.passwords.succeeded(&account);
-        Ok(row.map(|row| Caller { identity: row.name.to_string(), principal: row.name, source: IdentitySource::Password }))
+        Ok(row.map(|row| Caller { identity: row.name.to_string(), principal: row.name, source: IdentitySource::Password, expires: None }))
     }
 
     /// Makes a user or a role.

@@ -432,6 +432,8 @@ impl Progress for KeptProgress {
 /// Makes connections to one sink, each with the sink and its credential as they are then.
 struct SinkConnections {
     domain: Domain,
+    /// Who opened the stream: connections are made in their name, also those after the first.
+    cx: OpContext,
     sink: Uuid,
     name: QualifiedName,
 }
@@ -449,7 +451,7 @@ impl Connections for SinkConnections {
         let Some(row) = row else {
             return Err(ConnectorError::new(ConnectorErrorKind::Misconfigured, format!("the data sink {} was dropped", self.name)));
         };
-        self.domain.connection(&row).await.map_err(|problem| connector_error(&problem))
+        self.domain.connection(&self.cx, &row).await.map_err(|problem| connector_error(&problem))
     }
 }
 
@@ -537,7 +539,7 @@ impl Domain {
         }
         Ok(OpenOrder {
             sink: snapshot(row),
-            connections: Arc::new(SinkConnections { domain: self.clone(), sink: row.head.uid, name: row.head.name.clone() }),
+            connections: Arc::new(SinkConnections { domain: self.clone(), cx: cx.clone(), sink: row.head.uid, name: row.head.name.clone() }),
             stream: StreamId { cluster: self.0.cluster, sink: row.head.uid, name: stream },
             ephemeral,
             source,
@@ -647,7 +649,7 @@ impl Domain {
         }
         let letters: SinkRow = self.fetch(cx, &name, Permission::Connect).await?;
         let configured = self.stored(&letters).await?;
-        let connections = SinkConnections { domain: self.clone(), sink: letters.head.uid, name: name.clone() };
+        let connections = SinkConnections { domain: self.clone(), cx: cx.clone(), sink: letters.head.uid, name: name.clone() };
         Ok(common(snapshot(&letters), Arc::new(connections), configured.options))
     }
 
@@ -810,7 +812,7 @@ impl Domain {
         self.0.sessions.direct(&Which::Stream(stream.clone()), Directive::Stop(fenced));
         self.gone(&stream).await;
         // The target's mark first: while it is there, a new session would go on from it.
-        let (connector, connect) = self.connection(&row).await?;
+        let (connector, connect) = self.connection(cx, &row).await?;
         connector.forget(&connect, &stream).await.map_err(|error| problem_of(&error, Occasion::Check, &sink, &row.destination))?;
         self.0.progress.forget(stream_key(stream.sink, stream.name.as_str())).await?;
         Ok(DroppedPushStream { dropped: true })

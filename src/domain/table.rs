@@ -404,12 +404,13 @@ impl Domain {
         })
     }
 
-    /// Inserts rows, all or none. Rows are data: the audit log has no line of them.
+    /// Inserts rows, all or none. The audit log has one line of the call and nothing of the rows.
     pub async fn insert_rows(&self, cx: &OpContext, request: InsertRows) -> Result<InsertedRows, Problem> {
         let name = self.resolve(cx, "table", &request.table).await?;
-        let table: TableRow = self.fetch(cx, &name, Permission::Insert).await?;
+        let (table, permit): (TableRow, _) = self.fetch_permitted(cx, &name, Permission::Insert).await?;
+        let mut permits = vec![permit];
         if request.on_conflict == OnConflict::Update {
-            self.fetch::<TableRow>(cx, &name, Permission::Update).await?;
+            permits.push(self.fetch_permitted::<TableRow>(cx, &name, Permission::Update).await?.1);
         }
         let stated_count =
             u64::try_from(request.record_count).map_err(|_| Problem::field("batch.record_count", Reason::InvalidField, "record_count must not be negative"))?;
@@ -437,10 +438,13 @@ impl Domain {
             OnConflict::Update => store::rows::OnConflict::Update,
         };
         let uid = table.head.uid;
-        if !ticket.is_set() {
-            return Ok(inserted(self.0.rows.insert(uid, &rows, on_conflict).await.map_err(|fault| rows_problem(fault, &name))?));
-        }
-        self.insert_once(&name, uid, &rows, on_conflict, &ticket).await
+        let inserting = async {
+            if !ticket.is_set() {
+                return Ok(inserted(self.0.rows.insert(uid, &rows, on_conflict).await.map_err(|fault| rows_problem(fault, &name))?));
+            }
+            self.insert_once(&name, uid, &rows, on_conflict, &ticket).await
+        };
+        self.noted(cx, &permits, inserting).await
     }
 
     /// Inserts under a request id: a mark beside the rows tells, should the answer not get stored, that they are there.

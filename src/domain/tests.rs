@@ -95,7 +95,7 @@ fn secret(text: &str) -> Secret {
 
 fn cx(principal: &str) -> OpContext {
     OpContext {
-        caller: Caller { principal: name(principal), source: IdentitySource::Token, identity: "tok".to_owned() },
+        caller: Caller { principal: name(principal), source: IdentitySource::Token, identity: "tok".to_owned(), expires: None },
         default_schema: None,
         peer: "10.0.0.9:4000".to_owned(),
         rpc: "Test/Call",
@@ -307,6 +307,36 @@ async fn a_catalogue_is_furnished_once_and_found_again() {
 }
 
 #[tokio::test]
+async fn a_credential_that_no_request_could_carry_is_refused_as_it_is_made_and_altered() {
+    let world = world().await;
+    let broken = CreateCredential {
+        identity: String::new(),
+        secret: None,
+        options: map(&[("header_name", "Host"), ("header_value", "canary\n"), ("signing_secret", "canary")]),
+        ..credential_request("c", "")
+    };
+    let refused = world.domain.create_credential(&cx("admin"), broken).await.expect_err("no such header");
+    let fields: Vec<_> = refused.violations.iter().map(|violation| violation.field.as_str()).collect();
+    assert_eq!(fields, ["options[\"signing_secret\"]", "options[\"header_name\"]", "options[\"header_value\"]"]);
+    assert!(!format!("{refused:?}").contains("canary"));
+    world.domain.create_credential(&cx("admin"), credential_request("c", "fine")).await.expect("made");
+    let alter = AlterCredential {
+        name: "c".to_owned(),
+        credential_type: None,
+        identity: Some("us:er".to_owned()),
+        secret: None,
+        updates: BTreeMap::new(),
+        unset: Vec::new(),
+        schema_name: None,
+        etag: String::new(),
+        validate_only: true,
+        request_id: String::new(),
+    };
+    let refused = world.domain.alter_credential(&cx("admin"), alter).await.expect_err("no such user");
+    assert_eq!(refused.violations.iter().map(|violation| violation.field.as_str()).collect::<Vec<_>>(), ["identity"]);
+}
+
+#[tokio::test]
 async fn a_bootstrap_token_that_could_not_be_written_is_not_valid() {
     let world = world().await;
     world.domain.bootstrap_token(|_| Err(std::io::Error::other("disk full"))).await.expect_err("refused");
@@ -367,7 +397,8 @@ async fn secrets_go_in_and_never_come_out() {
     let world = world().await;
     let made = world.credential("admin", "c", "canary-one").await;
     assert!(made.secret_set && made.secret_version == 1);
-    let mut request = credential_request("d", "canary-two");
+    world.credential("admin", "e", "canary-two").await;
+    let mut request = CreateCredential { identity: String::new(), secret: None, ..credential_request("d", "") };
     request.options = map(&[("header_name", "X-Key"), ("header_value", "canary-three")]);
     let made = world.domain.create_credential(&cx("admin"), request).await.expect("made").credential;
     assert_eq!(made.options, map(&[("header_name", "X-Key"), ("header_value", "***")]));
@@ -382,7 +413,9 @@ async fn secrets_go_in_and_never_come_out() {
     assert!(!std::fs::read_to_string(world.domain.audit_path()).expect("a log").contains("canary"));
     let row: credential::CredentialRow = world.domain.row(b"default.d").await.expect("read").expect("there");
     let open = world.domain.open_credential(&row).await.expect("opens");
-    assert_eq!(open.secret.expect("set").expose(), b"canary-two");
+    assert!(open.secret.is_none());
+    let row: credential::CredentialRow = world.domain.row(b"default.e").await.expect("read").expect("there");
+    assert_eq!(world.domain.open_credential(&row).await.expect("opens").secret.expect("set").expose(), b"canary-two");
     assert_eq!(open.secret_options["header_value"].expose(), b"canary-three");
     // An alter that does not speak of them keeps them, sealed under the sink's new place.
     world.domain.create_schema(&cx("admin"), CreateSchema { name: "other".to_owned(), ..CreateSchema::default() }).await.expect("made");

@@ -208,7 +208,7 @@ impl Domain {
                 tracing::debug!(%error, "the last use of a token was not noted");
             }
         }
-        Ok(Some(Caller { principal: row.principal, source: IdentitySource::Token, identity: row.id }))
+        Ok(Some(Caller { principal: row.principal, source: IdentitySource::Token, identity: row.id, expires: Some(row.expires) }))
     }
 
     /// Whether `admin` has no way in: no token that still holds, no password, no identity. Then [`Domain::bootstrap_token`] makes one.

@@ -14,7 +14,7 @@ use crate::limits::{BATCH_BYTES_MAX, RECORD_BYTES_MAX, RECORD_DEPTH_MAX};
 pub(super) fn decode(payload: Bytes) -> Result<Lines, DecodeError> {
     check_size(payload.len(), BATCH_BYTES_MAX)?;
     // Checking the whole payload at once is several times faster than line by line; only if that fails do lines need a check of their own.
-    let all_utf8 = std::str::from_utf8(&payload).is_ok();
+    let all_utf8 = simdutf8::basic::from_utf8(&payload).is_ok();
     let mut lines = Lines::default();
     let mut start = 0;
     for end in memchr::memchr_iter(b'\n', &payload).chain((payload.last() != Some(&b'\n')).then_some(payload.len())) {
@@ -196,14 +196,7 @@ impl Scanner<'_> {
     fn string(&mut self) -> Result<(), Flaw> {
         self.at += 1;
         loop {
-            while let Some(word) = self.text.get(self.at..).and_then(|rest| rest.first_chunk::<8>()) {
-                let hits = special_bytes(u64::from_le_bytes(*word));
-                if hits != 0 {
-                    self.at += hits.trailing_zeros() as usize / 8;
-                    break;
-                }
-                self.at += 8;
-            }
+            self.skip_plain();
             match self.text.get(self.at) {
                 Some(b'"') => {
                     self.at += 1;
@@ -215,6 +208,31 @@ impl Scanner<'_> {
                 None => return Err(self.flaw("a string without an end")),
             }
         }
+    }
+
+    /// Skips bytes of a string that mean only themselves, if not always to their end: most strings are short, and a word at a time finds their end fastest.
+    #[inline]
+    fn skip_plain(&mut self) {
+        for _ in 0..SHORT_STRING_BYTES / 8 {
+            let Some(word) = self.text.get(self.at..).and_then(|rest| rest.first_chunk::<8>()) else { return };
+            let hits = special_bytes(u64::from_le_bytes(*word));
+            if hits != 0 {
+                self.at += hits.trailing_zeros() as usize / 8;
+                return;
+            }
+            self.at += 8;
+        }
+        self.skip_long_plain();
+    }
+
+    /// The same for a string that turned out long: two passes, each as wide as the processor's registers.
+    #[inline(never)]
+    fn skip_long_plain(&mut self) {
+        let rest = &self.text[self.at..];
+        let plain = &rest[..memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len())];
+        // Without an early end, so that the compiler makes vector instructions of it.
+        let control = plain.iter().fold(false, |found, byte| found | (*byte < 0x20));
+        self.at += if control { plain.iter().take_while(|byte| **byte >= 0x20).count() } else { plain.len() };
     }
 
     fn escape(&mut self) -> Result<(), Flaw> {
@@ -280,6 +298,9 @@ impl Scanner<'_> {
         if self.at == from { Err(self.flaw("a digit expected")) } else { Ok(()) }
     }
 }
+
+/// How far a string is searched a word at a time before wider steps pay.
+const SHORT_STRING_BYTES: usize = 32;
 
 /// Marks the first of eight bytes that ends a plain stretch of a string (quote, backslash, control character) in its highest bit; later marks may be wrong.
 #[inline]
@@ -358,6 +379,26 @@ mod tests {
         assert_eq!(flaw_of(r#"{"a":"\ud800"}"#), Some("half a surrogate pair"));
         assert_eq!(flaw_of(r#"{"a":"\udc00\ud800"}"#), Some("half a surrogate pair"));
         assert_eq!(flaw_of(r#"{"a":"\ud800\u0041"}"#), Some("half a surrogate pair"));
+    }
+
+    #[test]
+    fn finds_what_ends_a_string_wherever_it_stands() {
+        for len in 0..200 {
+            for at in 0..len {
+                let mut text = vec![b'x'; len];
+                let with = |byte: u8, text: &mut Vec<u8>| {
+                    text[at] = byte;
+                    [b"{\"k\":\"", text.as_slice(), b"\"}"].concat()
+                };
+                for control in [0, b'\n', 0x1f] {
+                    let flaw = check_object(&with(control, &mut text)).unwrap_err();
+                    assert_eq!((flaw.what, flaw.at), ("a control character in a string", 6 + at));
+                }
+                assert!(check_object(&with(b'"', &mut text)).is_err(), "{at} of {len}: what follows the string is no member");
+                assert!(check_object(&with(b'\\', &mut text)).is_err(), "{at} of {len}: no such escape");
+                assert_eq!(check_object(&with(0x7f, &mut text)), Ok(()));
+            }
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Why: one small trait over an embedded or a remote key-value store, so that no engine leaks into callers. Never knows what a row means.
 
 mod codec;
+pub mod disk;
 mod export;
+pub mod guard;
 pub mod memory;
 pub mod migrate;
 pub mod row;

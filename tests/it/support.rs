@@ -9,6 +9,7 @@ use datasink::{
         permission_service_client::PermissionServiceClient, push_service_client::PushServiceClient, record_batch, table_service_client::TableServiceClient,
     },
     app::{App, Parts, Running},
+    clock::Ambient,
     config::Settings,
     domain::PasswordCost,
     store::memory::MemoryStore,
@@ -34,6 +35,11 @@ impl Server {
 
     /// With settings that the test changes.
     pub async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::start_at(Ambient::system(), change).await
+    }
+
+    /// With a clock of the test's own.
+    pub async fn start_at(ambient: Ambient, change: impl FnOnce(&mut Settings)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = Settings::defaults();
         settings.listen = "127.0.0.1:0".to_owned();
@@ -41,7 +47,7 @@ impl Server {
         settings.egress_allow = vec!["127.0.0.0/8".parse().unwrap()];
         change(&mut settings);
         let passwords = PasswordCost { memory_kib: 64, passes: 1, at_once: 4 };
-        let parts = Parts { store: Some(Arc::new(MemoryStore::new())), passwords, ..Parts::default() };
+        let parts = Parts { ambient, store: Some(Arc::new(MemoryStore::new())), passwords, ..Parts::default() };
         let running = App::start(settings, parts).await.unwrap();
         let token_file = running.admin_token_file.clone().expect("a fresh server writes the first admin's token");
         let admin_token = std::fs::read_to_string(token_file).unwrap().trim().to_owned();

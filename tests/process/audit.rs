@@ -3,13 +3,17 @@
 use std::{fs, path::PathBuf};
 
 use datasink::api::pb::{
-    CreateSchemaRequest, DropDataSinkRequest, DropSchemaRequest, GrantPermissionRequest, ObjectType, PermissionKind, RevokePermissionRequest,
-    ShowDataSinkRequest, WhoAmIRequest, schema_service_client::SchemaServiceClient,
+    CreateCredentialRequest, CreateDataSinkRequest, CreateSchemaRequest, CredentialType, DropDataSinkRequest, DropSchemaRequest, GrantPermissionRequest,
+    InsertRowsRequest, ObjectType, PermissionKind, RevokePermissionRequest, ShowDataSinkRequest, TestDataSinkRequest, WhoAmIRequest, create_credential_request,
+    schema_service_client::SchemaServiceClient,
 };
 use serde_json::Value;
 use tonic::Code;
 
-use crate::server::{Caller, Ended, Place, Server};
+use crate::{
+    server::{Caller, Ended, Place, Server},
+    stream::lines_batch,
+};
 
 fn log(place: &Place) -> PathBuf {
     place.data_dir().join("audit.log")
@@ -70,6 +74,14 @@ async fn one_line_for_each_change_and_each_refusal_and_none_for_a_look() {
     assert_line(&new[0], "admin", "CreateTable", "one.t", "allow");
     assert_line(&new[1], "admin", "CreateDataSink", "one.t", "allow");
 
+    let insert =
+        |table: &str| InsertRowsRequest { table: table.to_owned(), batch: Some(lines_batch(None, "{\"n\":7}\n{\"n\":8}\n")), ..InsertRowsRequest::default() };
+    let (new, answer) = added(&place, admin.tables().insert_rows(insert("one.t"))).await;
+    assert_eq!(answer.unwrap().into_inner().inserted, 2);
+    assert_eq!(new.len(), 1, "one line for the call, however many rows: {new:?}");
+    assert_line(&new[0], "admin", "InsertRows", "one.t", "allow");
+    assert!(new[0]["rule"].as_str().unwrap().contains("insert"), "{new:?}");
+
     let (new, token) = added(&place, admin.user("bob")).await;
     assert_eq!(new.len(), 2, "a user and a token: {new:?}");
 
@@ -119,6 +131,37 @@ async fn one_line_for_each_change_and_each_refusal_and_none_for_a_look() {
     assert_eq!(verified.code(), 0, "{} {}", verified.stdout, verified.stderr);
     let told: Value = serde_json::from_str(&verified.stdout).unwrap();
     assert_eq!(told["lines"], lines(&place).len());
+}
+
+#[tokio::test]
+async fn every_connection_that_opens_a_credential_has_its_line() {
+    let place = Place::new();
+    let server = place.serve().args(&["--set", "egress_private=true"]).start().await;
+    let admin = server.admin().await;
+    let credential = CreateCredentialRequest {
+        name: "default.c".to_owned(),
+        r#type: CredentialType::Rest.into(),
+        secret_source: Some(create_credential_request::SecretSource::Secret("s3cr3t".to_owned())),
+        ..CreateCredentialRequest::default()
+    };
+    admin.credentials().create_credential(credential).await.unwrap();
+    let sink = CreateDataSinkRequest {
+        name: "default.w".to_owned(),
+        // Nothing listens there: what is noted is that the credential was opened, not that it was of use.
+        destination: "http://127.0.0.1:9/".to_owned(),
+        options: [("credential", "default.c"), ("skip_validation", "true")].map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        ..CreateDataSinkRequest::default()
+    };
+    let (new, _) = added(&place, admin.sinks().create_data_sink(sink)).await;
+    assert_eq!(new.len(), 1, "made without a look at the destination: {new:?}");
+    let (new, _) = added(&place, admin.sinks().test_data_sink(TestDataSinkRequest { name: "default.w".to_owned(), ..TestDataSinkRequest::default() })).await;
+    let uses: Vec<&Value> = new.iter().filter(|line| line["object_type"] == "credential").collect();
+    let [used] = uses[..] else { panic!("{new:?}") };
+    assert_line(used, "admin", "TestDataSink", "default.c", "allow");
+    assert!(used["rule"].as_str().unwrap().contains("default.w") && used["outcome"] == "opened: version 1", "{used}");
+    drop(admin);
+    server.stop().await;
+    assert_eq!(verify(&place).await.code(), 0);
 }
 
 #[tokio::test]

@@ -12,8 +12,8 @@ use std::{
 use axum::{Router, extract::State, http::HeaderMap, routing::post};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use datasink::api::pb::{
-    CreateCredentialRequest, CreateDataSinkRequest, CreateSchemaRequest, CredentialType, PushOnceRequest, ShowCredentialRequest, create_credential_request,
-    push_response, schema_service_client::SchemaServiceClient,
+    CheckStatus, CreateCredentialRequest, CreateDataSinkRequest, CreateSchemaRequest, CredentialType, DropDataSinkRequest, PushOnceRequest,
+    ShowCredentialRequest, TestDataSinkRequest, create_credential_request, push_response, schema_service_client::SchemaServiceClient,
 };
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
@@ -349,11 +349,11 @@ async fn push_until_full(admin: &Caller) -> (u64, Option<tonic::Status>) {
 #[tokio::test]
 async fn a_full_disk_stops_acks_says_so_and_loses_nothing() {
     let place = Place::new();
-    // The server keeps 64 MiB of this for itself; the file stands for what others have on the disk.
+    // Full in earnest: the server is told not to stop before. It keeps 64 MiB of the disk for itself; the file stands for what others have on the disk.
     let disk = SmallDisk::mount(place.path("disk"), 120);
     let dir = disk.0.join("data");
     fs::write(disk.0.join("others"), vec![1; 40 << 20]).unwrap();
-    let server = place.program(&["serve", "--data-dir"]).arg(&dir).start().await;
+    let server = place.program(&["serve", "--set", "disk_free_bytes_min=0", "--data-dir"]).arg(&dir).start().await;
     let admin = server.admin().await;
     admin.local_sink("default.t").await;
     let (acked, told) = push_until_full(&admin).await;
@@ -384,7 +384,7 @@ async fn a_full_disk_stops_acks_says_so_and_loses_nothing() {
     drop(server);
 
     fs::remove_file(disk.0.join("others")).unwrap();
-    let server = place.program(&["serve", "--data-dir"]).arg(&dir).start().await;
+    let server = place.program(&["serve", "--set", "disk_free_bytes_min=0", "--data-dir"]).arg(&dir).start().await;
     let admin = server.admin().await;
     let there = admin.numbers_in("default.t").await;
     assert!(there.len() as u64 >= acked, "{} of {acked} acknowledged rows are left", there.len());
@@ -395,5 +395,60 @@ async fn a_full_disk_stops_acks_says_so_and_loses_nothing() {
     stream.finish().await;
     assert_eq!(stream.ended().await.next_offset.unsigned_abs(), there.len() as u64 + 10);
     drop((stream, admin));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn everything_can_be_sealed_anew_and_the_old_key_thrown_away() {
+    let place = Place::new();
+    filled(&place, "http://127.0.0.1:9/").await;
+    let ring = place.data_dir().join("keys");
+    let old = fs::read_to_string(&ring).unwrap();
+    let new = format!("new:{}\n", STANDARD.encode([7; 32]));
+    // The new key alone opens nothing yet.
+    fs::write(&ring, &new).unwrap();
+    place.serve().start_refused().await.refused(74, &["key"]);
+    store(&place, "rekey", &place.data_dir(), None).await.refused(74, &["key"]);
+
+    fs::write(&ring, format!("{new}{old}")).unwrap();
+    let rekeyed = store(&place, "rekey", &place.data_dir(), None).await;
+    assert_eq!(rekeyed.code(), 0, "{}", rekeyed.stderr);
+    let told: serde_json::Value = serde_json::from_str(&rekeyed.stdout).unwrap();
+    assert_eq!((&told["key"], &told["resealed"], &told["kept"]), (&"new".into(), &2.into(), &0.into()), "the credential and the catalogue's own key");
+    let again = store(&place, "rekey", &place.data_dir(), None).await;
+    let told: serde_json::Value = serde_json::from_str(&again.stdout).unwrap();
+    assert_eq!((&told["resealed"], &told["kept"]), (&0.into(), &2.into()));
+
+    fs::write(&ring, &new).unwrap();
+    let server = place.serve().args(&["--set", "egress_private=true"]).start().await;
+    let admin = server.admin().await;
+    let test = TestDataSinkRequest { name: "default.w".to_owned(), ..TestDataSinkRequest::default() };
+    let check = admin.sinks().test_data_sink(test).await.unwrap().into_inner().check.unwrap();
+    let step = check.steps.iter().find(|step| step.name == "credential").expect("webhooks look at their credential");
+    assert_eq!(step.status(), CheckStatus::Passed, "{check:?}");
+    rows_or_an_error(&admin).await.unwrap();
+    drop(admin);
+    server.stop().await;
+    let audit = place.program(&["audit", "verify", "--data-dir"]).arg(place.data_dir()).end().await;
+    assert_eq!(audit.code(), 0, "{} {}", audit.stdout, audit.stderr);
+}
+
+#[tokio::test]
+async fn with_too_little_room_on_the_disk_the_server_reads_and_writes_nothing() {
+    let place = Place::new();
+    filled(&place, "http://127.0.0.1:9/").await;
+    // More than any disk has.
+    let server = place.serve().args(&["--set", "disk_free_bytes_min=9000000000000000000"]).start().await;
+    server.process.says("read_only").await;
+    let admin = server.admin().await;
+    rows_or_an_error(&admin).await.unwrap();
+    let drop_it = DropDataSinkRequest { name: "default.w".to_owned(), ..DropDataSinkRequest::default() };
+    let status = admin.sinks().drop_data_sink(drop_it.clone()).await.unwrap_err();
+    assert_error(&status, Code::Unavailable, "STORE_UNAVAILABLE");
+    assert!(status.message().contains("disk_free_bytes_min"), "{status:?}");
+    drop(admin);
+    server.kill().await;
+    let server = place.start().await;
+    server.admin().await.sinks().drop_data_sink(drop_it).await.unwrap();
     server.stop().await;
 }

@@ -13,6 +13,7 @@ import time
 
 import grpc
 
+import canary
 from datasink.v1 import data_sink_pb2, data_sink_pb2_grpc, push_pb2_grpc, schema_pb2_grpc, server_pb2_grpc, table_pb2, table_pb2_grpc
 from google.rpc import error_details_pb2, status_pb2
 
@@ -61,6 +62,7 @@ class Server:
         self.address = ready["listening"]
         self.start_seconds.append(round(time.monotonic() - began, 3))
         self.channel = grpc.insecure_channel(self.address, options=LOOPBACK_CHANNEL)
+        canary.plant(self, self.folder)
         return self
 
     def _first_line(self, deadline):

@@ -739,6 +739,8 @@ struct Notes {
     durable: BTreeMap<StreamId, Kept>,
     soon: BTreeMap<StreamId, Kept>,
     fail: bool,
+    /// How many notes were put on disk.
+    puts: u64,
 }
 
 impl SimProgress {
@@ -753,6 +755,11 @@ impl SimProgress {
     /// Whether every note is refused from now on.
     pub(crate) fn fail(&self, fail: bool) {
         self.notes().fail = fail;
+    }
+
+    /// How many notes were put on disk so far.
+    pub(crate) fn puts(&self) -> u64 {
+        self.notes().puts
     }
 
     pub(crate) fn kept(&self, stream: &StreamId) -> Option<Kept> {
@@ -777,6 +784,7 @@ impl Progress for SimProgress {
         }
         match durable {
             Durable::Now => {
+                notes.puts += 1;
                 notes.soon.remove(stream);
                 notes.durable.insert(stream.clone(), kept.clone());
             }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     name::QualifiedName,
-    record::{Encoding, RecordSchema},
+    record::{Batch, Encoding, Offset, RecordFault, RecordFaults, RecordSchema},
     store::rows::{OnConflict, Rows},
 };
 
@@ -147,6 +147,15 @@ impl Connector for LocalConnector {
                 commits_in_flight: 1,
             },
         })
+    }
+
+    async fn check_records(&self, _: &ConnectContext, batch: &Batch) -> Result<Vec<(Offset, RecordFault)>, ConnectorError> {
+        let (_, schema) = self.find().await?;
+        let text = match batch.to_ndjson() {
+            Ok(text) => text,
+            Err(RecordFaults(faults)) => return Ok(faults),
+        };
+        Ok(writer::checked(&schema, &text)?.1)
     }
 
     async fn forget(&self, _: &ConnectContext, stream: &StreamId) -> Result<(), ConnectorError> {

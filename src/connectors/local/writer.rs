@@ -37,32 +37,33 @@ impl LocalWriter {
     }
 }
 
+type Checked<T> = Vec<(Offset, T)>;
+
+/// The rows that records are, and the faults of those that are none.
+pub(super) fn checked(schema: &RecordSchema, batch: &Batch) -> Result<(Checked<Row>, Checked<RecordFault>), ConnectorError> {
+    let Records::Ndjson(lines) = &batch.records else {
+        return Err(ConnectorError::new(ConnectorErrorKind::Internal, "a local table was given records in another encoding than it asked for"));
+    };
+    let (mut rows, mut faults) = (Vec::with_capacity(lines.len()), Vec::new());
+    for (index, offset) in (0..lines.len()).zip(batch.first_offset..) {
+        match check_row(schema, lines.line(index)) {
+            Ok(row) => rows.push((offset, row)),
+            Err(fault) => faults.push((offset, fault)),
+        }
+    }
+    Ok((rows, faults))
+}
+
 #[async_trait]
 impl SinkWriter for LocalWriter {
     async fn append(&mut self, batch: &Batch) -> Result<Appended, ConnectorError> {
-        let Records::Ndjson(lines) = &batch.records else {
-            return Err(ConnectorError::new(ConnectorErrorKind::Internal, "a local table was given records in another encoding than it asked for"));
+        let (rows, faults) = checked(&self.schema, batch)?;
+        let Some((first, fault)) = faults.first() else {
+            self.open.extend(rows);
+            return Ok(Appended::Room);
         };
-        let before = self.open.len();
-        let mut error: Option<ConnectorError> = None;
-        for (index, offset) in (0..lines.len()).zip(batch.first_offset..) {
-            match check_row(&self.schema, lines.line(index)) {
-                Ok(row) => self.open.push((offset, row)),
-                Err(fault) => {
-                    let refused = error.take().unwrap_or_else(|| {
-                        ConnectorError::new(ConnectorErrorKind::Rejected, format!("{} refuses record {offset}: {}", self.uri, fault.message))
-                    });
-                    error = Some(refused.record(offset, fault));
-                }
-            }
-        }
-        match error {
-            None => Ok(Appended::Room),
-            Some(error) => {
-                self.open.truncate(before);
-                Err(error)
-            }
-        }
+        let refused = ConnectorError::new(ConnectorErrorKind::Rejected, format!("{} refuses record {first}: {}", self.uri, fault.message));
+        Err(faults.into_iter().fold(refused, |error, (offset, fault)| error.record(offset, fault)))
     }
 
     fn commit(&mut self, mark: Mark) -> Settlement {

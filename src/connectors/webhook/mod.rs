@@ -19,7 +19,7 @@ use super::{
         CommitMode, ConnectContext, Connector, Delivery, Descriptor, Epoch, Example, ExampleCredential, FoundMark, Guarantee, Guide, Kind, Opened, Probe,
         SinkKind, StreamId, Terms,
     },
-    credential::CredentialType,
+    credential::{CredentialType, OpenCredential},
     destination::Destination,
     error::{ConnectorError, ConnectorErrorKind},
     messages::Cut,
@@ -81,6 +81,10 @@ impl Kind for Webhook {
     fn configure(&self, destination: &Destination, options: &Options) -> Result<Arc<dyn Connector>, Vec<ConfigFault>> {
         let url = options::url(destination)?;
         Ok(Arc::new(WebhookSink { url, shown: destination.redacted().to_owned(), cut: Cut::default().overridden(options) }))
+    }
+
+    fn check_credential(&self, credential: &OpenCredential) -> Vec<ConfigFault> {
+        receiver::check_credential(credential)
     }
 }
 

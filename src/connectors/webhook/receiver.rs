@@ -17,6 +17,7 @@ use crate::{
         credential::OpenCredential,
         egress::{EgressError, HttpClient, HttpOptions},
         error::{ConnectorError, ConnectorErrorKind as Kind, ErrorClass, Retry},
+        options::{ConfigFault, ConfigFaultKind},
     },
     limits,
     secret::{Redactor, Secret},
@@ -139,34 +140,65 @@ impl Receiver {
     }
 }
 
+/// Every rule that a credential of type rest breaks, with the field that breaks it.
+pub(super) fn check_credential(credential: &OpenCredential) -> Vec<ConfigFault> {
+    Identity::of_credential(credential).err().unwrap_or_default()
+}
+
 impl Identity {
     /// What `credential` makes of our requests, and a redactor that knows its secrets.
     fn of(credential: Option<&OpenCredential>) -> Result<(Self, Redactor), ConnectorError> {
         let Some(credential) = credential else { return Ok((Self::default(), Redactor::default())) };
-        let refuse = |rule: String| ConnectorError::new(Kind::Misconfigured, format!("the sink's credential cannot be used: {rule}; alter the credential"));
+        Self::of_credential(credential).map_err(|faults| {
+            let rules: Vec<String> = faults.into_iter().map(|fault| fault.message).collect();
+            ConnectorError::new(Kind::Misconfigured, format!("the sink's credential cannot be used: {}; alter the credential", rules.join("; ")))
+        })
+    }
+
+    fn of_credential(credential: &OpenCredential) -> Result<(Self, Redactor), Vec<ConfigFault>> {
         let mut redactor = Redactor::new(credential.secret.iter().chain(credential.secret_options.values()));
-        let signer = match credential.secret_options.get("signing_secret") {
-            Some(keys) => Some(Signer::parse(keys.expose_text().unwrap_or_default()).map_err(refuse)?),
-            None => None,
-        };
+        let mut faults = Vec::new();
+        let signer = credential.secret_options.get("signing_secret").and_then(|keys| {
+            let signer = Signer::parse(keys.expose_text().unwrap_or_default());
+            signer.map_err(|rule| faults.push(ConfigFault::option(ConfigFaultKind::InvalidOption, "signing_secret", rule))).ok()
+        });
         signer.iter().flat_map(Signer::spellings).for_each(|key| redactor.learn(&key));
+        let header = Self::header(credential, &mut faults);
+        if let (Some((_, value)), false) = (&header, credential.identity.is_empty()) {
+            redactor.learn(&Secret::new(value.as_bytes().to_vec()));
+        }
+        if faults.is_empty() { Ok((Self { header, signer }, redactor)) } else { Err(faults) }
+    }
+
+    /// The header that carries the credential, where it has one.
+    fn header(credential: &OpenCredential, faults: &mut Vec<ConfigFault>) -> Option<(HeaderName, HeaderValue)> {
         let secret = credential.secret.as_ref().filter(|secret| !secret.is_empty());
         let name = credential.options.get("header_name");
         let value = credential.secret_options.get("header_value");
-        let header = match (credential.identity.as_str(), secret, name, value) {
-            ("", None, None, None) => None,
-            ("", None, Some(name), Some(value)) => Some((header_name(name).map_err(refuse)?, secret_value(value.expose()).map_err(refuse)?)),
-            (_, _, Some(_), None) | (_, _, None, Some(_)) => return Err(refuse("header_name and header_value go together".to_owned())),
-            (_, _, Some(_), Some(_)) => return Err(refuse("a header of its own cannot go beside an identity or a secret".to_owned())),
-            ("", Some(token), ..) => Some((header::AUTHORIZATION, bearer(token).map_err(refuse)?)),
-            (_, None, ..) => return Err(refuse("it has an identity and no secret".to_owned())),
-            (user, Some(password), ..) => {
-                let value = basic(user, password).map_err(refuse)?;
-                redactor.learn(&Secret::new(value.as_bytes().to_vec()));
-                Some((header::AUTHORIZATION, value))
-            }
+        let identity = credential.identity.as_str();
+        let mut option = |kind, option: &str, rule: String| faults.push(ConfigFault::option(kind, option, rule));
+        let together = || "header_name and header_value go together".to_owned();
+        match (name, value) {
+            (Some(_), None) => option(ConfigFaultKind::MissingOption, "header_value", together()),
+            (None, Some(_)) => option(ConfigFaultKind::MissingOption, "header_name", together()),
+            _ => {}
+        }
+        if (name.is_some() || value.is_some()) && !(identity.is_empty() && secret.is_none()) {
+            option(ConfigFaultKind::Conflict, "header_name", "a header of its own cannot go beside an identity or a secret".to_owned());
+        }
+        let name = name.map(|name| header_name(name).map_err(|rule| option(ConfigFaultKind::InvalidOption, "header_name", rule)));
+        let value = value.map(|value| secret_value(value.expose()).map_err(|rule| option(ConfigFaultKind::InvalidOption, "header_value", rule)));
+        if let (Some(Ok(name)), Some(Ok(value))) = (name, value) {
+            return Some((name, value));
+        }
+        let field = |field, rule: String| ConfigFault::field(field, rule);
+        let made = match (identity, secret) {
+            ("", None) => return None,
+            ("", Some(token)) => bearer(token).map_err(|rule| field("secret", rule)),
+            (_, None) => Err(field("secret", "it has an identity and no secret".to_owned())),
+            (user, Some(password)) => basic(user, password).map_err(|rule| field("identity", rule)),
         };
-        Ok((Self { header, signer }, redactor))
+        made.map_err(|fault| faults.push(fault)).ok().map(|value| (header::AUTHORIZATION, value))
     }
 }
 

@@ -278,6 +278,28 @@ async fn credentials_that_make_no_request_stop_the_open_and_stay_unsaid() {
     }
 }
 
+#[test]
+fn a_credential_that_makes_no_request_is_known_before_it_is_stored_with_every_field() {
+    let cases: [(Option<OpenCredential>, &[&str]); 8] = [
+        (credential("user", None, &[], &[]), &["secret"]),
+        (credential("us:er", Some(CANARY), &[], &[]), &["identity"]),
+        (credential("", Some("s3cr3t-canary\r\nhost: evil"), &[], &[]), &["secret"]),
+        (
+            credential("", None, &[("header_name", "Host")], &[("header_value", "s3cr3t-canary\r\n"), ("signing_secret", CANARY)]),
+            &["options[\"signing_secret\"]", "options[\"header_name\"]", "options[\"header_value\"]"],
+        ),
+        (credential("", None, &[("header_name", "x")], &[]), &["options[\"header_value\"]"]),
+        (credential("", None, &[], &[("header_value", CANARY)]), &["options[\"header_name\"]"]),
+        (credential("", Some(CANARY), &[("header_name", "x")], &[("header_value", CANARY)]), &["options[\"header_name\"]"]),
+        (credential("user", Some("pass word"), &[], &[("signing_secret", &format!("whsec_{}", STANDARD.encode([1; 24])))]), &[]),
+    ];
+    for (credential, fields) in cases {
+        let faults = Webhook.check_credential(&credential.expect("one was made"));
+        assert_eq!(faults.iter().map(|fault| fault.field.as_str()).collect::<Vec<_>>(), fields);
+        assert!(!format!("{faults:?}").contains("canary"), "{faults:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_credential_never_travels_in_the_clear() {
     let receiving = Receiving::answering(200).await;
