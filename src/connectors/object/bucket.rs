@@ -32,6 +32,13 @@ impl fmt::Debug for Bucket {
     }
 }
 
+impl fmt::Display for Bucket {
+    /// As in `s3://bucket`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.kind, self.name)
+    }
+}
+
 impl Bucket {
     /// Where an object is, for receipts and messages.
     pub(in crate::connectors) fn uri(&self, key: &str) -> String {

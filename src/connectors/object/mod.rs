@@ -1,11 +1,28 @@
 //! Why: what the kinds of object store share: records become objects that appear whole, each named by its first offset and created only if absent. Never knows which cloud it is.
 
-#[expect(dead_code, reason = "the engine that writes through it comes next")]
+mod body;
 mod bucket;
-#[cfg_attr(not(test), expect(dead_code, reason = "the engine that writes through it comes next"))]
+mod chain;
+#[cfg(test)]
+mod chain_model;
+mod condition;
+mod connector;
+#[cfg(test)]
+mod faulty;
 mod format;
-#[cfg_attr(not(test), expect(dead_code, reason = "the engine that writes through it comes next"))]
+mod layout;
+mod options;
 mod path;
+mod probe;
+mod reader;
+mod staged;
+#[cfg(test)]
+mod tests;
+mod writer;
 
-#[expect(unused_imports, reason = "the kinds of object store come next")]
-pub(in crate::connectors) use self::bucket::{Bucket, BucketSource};
+pub(in crate::connectors) use self::{
+    bucket::{Bucket, BucketSource},
+    connector::connector,
+    layout::Layout,
+    options::OBJECT_OPTIONS,
+};

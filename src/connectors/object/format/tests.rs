@@ -343,7 +343,7 @@ fn words_become_formats() {
     assert_eq!(Format::parse("csv", "gzip").unwrap().content_type(), "application/gzip");
     for compression in ["gzip", "snappy"] {
         let fault = Format::parse("arrow", compression).unwrap_err();
-        assert_eq!((fault.kind, fault.field.as_str()), (ConfigFaultKind::Conflict, "options[\"compression\"]"));
+        assert_eq!((fault.kind, fault.field.as_str()), (ConfigFaultKind::Conflict, "options[\"file_compression\"]"));
         assert!(fault.message.contains("zstd or none"), "{}", fault.message);
     }
     let fault = Format::parse("parket", "none").unwrap_err();
