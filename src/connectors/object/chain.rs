@@ -18,7 +18,6 @@ use crate::{
 /// The version of what objects say of themselves.
 const VERSION: u64 = 1;
 
-
 /// Tells streams of one bucket apart, also those of two services whose sinks and streams have the same names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct StreamTag(pub(super) u64);

@@ -18,11 +18,18 @@ use crate::connectors::{
     connector::{CommitMode, ConnectContext, Connector, Delivery, Epoch, FoundMark, Guarantee, Opened, Probe, SinkWriter, StreamId, Terms},
     credential::CredentialType,
     error::ConnectorError,
+    options::{ConfigFault, Options},
 };
 
-/// A checked sink over the buckets of `source`.
-pub(in crate::connectors) fn connector(source: Arc<dyn BucketSource>, layout: Layout) -> Arc<dyn Connector> {
-    Arc::new(ObjectConnector { source, layout })
+/// A checked sink over the buckets of `source`, with the layout that the options ask for; the faults of both at once.
+pub(in crate::connectors) fn connector(
+    source: Result<impl BucketSource + 'static, Vec<ConfigFault>>,
+    options: &Options,
+) -> Result<Arc<dyn Connector>, Vec<ConfigFault>> {
+    match (source, Layout::parse(options)) {
+        (Ok(source), Ok(layout)) => Ok(Arc::new(ObjectConnector { source: Arc::new(source), layout })),
+        (source, layout) => Err([source.err(), layout.err()].into_iter().flatten().flatten().collect()),
+    }
 }
 
 #[derive(Debug)]
@@ -35,7 +42,7 @@ impl ObjectConnector {
     async fn begin(&self, cx: &ConnectContext, stream: &StreamId, epoch: Epoch, terms: &Terms) -> Result<Target, ConnectorError> {
         let bucket = self.source.bucket(cx).await?;
         let folder = self.layout.folder(stream, &cx.sink)?;
-        let ground = survey(&bucket, &generation_key(&folder, StreamTag::of(stream, 0))).await?;
+        let ground = survey(&bucket, &folder, &generation_key(&folder, StreamTag::of(stream, 0))).await?;
         Ok(Target {
             bucket,
             place: Place::new(&folder, StreamTag::of(stream, ground.generation), self.layout.format),

@@ -27,7 +27,7 @@ const OFFSET_DIGITS: usize = 20;
 
 /// How a sink lays out its objects.
 #[derive(Debug, Clone)]
-pub(in crate::connectors) struct Layout {
+pub(super) struct Layout {
     pub(super) template: PathTemplate,
     pub(super) format: Format,
     pub(super) options: Options,
@@ -35,7 +35,7 @@ pub(in crate::connectors) struct Layout {
 
 impl Layout {
     /// From the options of a sink; all faults at once.
-    pub(in crate::connectors) fn parse(options: &Options) -> Result<Self, Vec<ConfigFault>> {
+    pub(super) fn parse(options: &Options) -> Result<Self, Vec<ConfigFault>> {
         super::options::layout(options)
     }
 

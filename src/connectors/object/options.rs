@@ -73,7 +73,8 @@ pub(super) fn layout(options: &Options) -> Result<Layout, Vec<ConfigFault>> {
     let template = PathTemplate::parse(&text(PATH_TEMPLATE, DEFAULT_TEMPLATE)).and_then(|template| match template.fields() {
         [] => Ok(template),
         fields => {
-            let message = format!("option {PATH_TEMPLATE:?} takes the record's {}; paths made of what records hold are not in this build yet", fields.join(", "));
+            let message =
+                format!("option {PATH_TEMPLATE:?} takes the record's {}; paths made of what records hold are not in this build yet", fields.join(", "));
             Err(ConfigFault::option(ConfigFaultKind::InvalidOption, PATH_TEMPLATE, message))
         }
     });
@@ -129,7 +130,10 @@ mod tests {
     fn every_fault_is_told_at_once() {
         let options = checked(&[(PATH_TEMPLATE, "../x"), (FILE_FORMAT, "arrow"), (COMPRESSION, "gzip")]).expect("each is allowed for itself");
         let faults = layout(&options).expect_err("neither works");
-        assert_eq!(faults.iter().map(|fault| fault.field.as_str()).collect::<Vec<_>>(), [format!("options[{PATH_TEMPLATE:?}]"), format!("options[{COMPRESSION:?}]")]);
+        assert_eq!(
+            faults.iter().map(|fault| fault.field.as_str()).collect::<Vec<_>>(),
+            [format!("options[{PATH_TEMPLATE:?}]"), format!("options[{COMPRESSION:?}]")]
+        );
     }
 
     #[test]

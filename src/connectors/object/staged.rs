@@ -345,7 +345,9 @@ pub(super) async fn roll_forward(target: &Target, plan: &Plan) -> Result<Outcome
         return Err(match failure {
             Some(Error::NotFound { .. }) | None => {
                 let plan_uri = bucket.uri(target.place.plan().as_ref());
-                let text = format!("{plan_uri} says that {uri} is finished, and neither that object nor its upload is there; if it was never read, delete the plan and send the stream again");
+                let text = format!(
+                    "{plan_uri} says that {uri} is finished, and neither that object nor its upload is there; if it was never read, delete the plan and send the stream again"
+                );
                 ConnectorError::new(Kind::WentBack, text).with("object", uri)
             }
             Some(error) => bucket.explain(&error, &format!("complete {uri}")),

@@ -13,15 +13,17 @@ use super::{
     bucket::{Bucket, BucketSource},
     connector::connector,
     faulty::{Fault, Faulty},
-    layout::Layout,
     options::OBJECT_OPTIONS,
 };
 use crate::{
     connectors::{
         connector::{
-            CommitMode, ConnectContext, Connector, Epoch, Finish, FoundMark, Guarantee, Mark, Noted, Opened, Outcome, SinkKind, SinkWriter, StreamId, Terms,
+            CommitMode, ConnectContext, Connector, Epoch, Finish, FoundMark, Guarantee, Kind as _, Mark, Noted, Opened, Outcome, SinkKind, SinkWriter,
+            StreamId, Terms,
         },
-        credential::CredentialType,
+        credential::{CredentialType, OpenCredential},
+        destination::Destination,
+        egress::{Egress, EgressPolicy},
         error::{ConnectorError, ConnectorErrorKind as Kind, ErrorClass},
         options::{OptionSpec, Options},
     },
@@ -30,6 +32,7 @@ use crate::{
     name::StreamName,
     problem::Reason,
     record::{Batch, Offset, Piece, RollingHash},
+    secret::Secret,
 };
 
 #[derive(Debug, Clone)]
@@ -69,7 +72,7 @@ impl World {
     }
 
     fn connector(&self) -> Arc<dyn Connector> {
-        connector(Arc::new(self.clone()), Layout::parse(&self.options).expect("the options are right"))
+        connector(Ok(self.clone()), &self.options).expect("the options are right")
     }
 
     fn order(&self) -> OpenOrder {
@@ -602,4 +605,120 @@ async fn a_session_stops_where_somebody_else_wrote_other_records() {
     push(&session, 0..5).await;
     let Event::Failed(problem) = end(session).await else { panic!("the session goes on") };
     assert!(problem.reason == Reason::StreamFenced && problem.message.contains("other data"), "{problem:?}");
+}
+
+// ---- on a real server: tests/services/with s3 -- sh -c 'tests/services/make-bucket s3 engine && S3_BUCKET=engine cargo test --lib object::tests::real' ----
+
+/// A sink on the server that the environment names.
+#[derive(Debug, Clone)]
+struct Real {
+    endpoint: String,
+    key: String,
+    secret: String,
+    bucket: String,
+    folder: String,
+    records_max: &'static str,
+}
+
+impl Real {
+    fn new(records_max: &'static str) -> Option<Self> {
+        let variable = |name: &str| {
+            let found = std::env::var(name).ok();
+            if found.is_none() {
+                assert!(std::env::var_os("CONFORMANCE_REQUIRED").is_none(), "{name} is not set, and CONFORMANCE_REQUIRED is");
+                eprintln!("did not run: {name} is not set");
+            }
+            found
+        };
+        let (endpoint, bucket) = (variable("S3_ENDPOINT")?, variable("S3_BUCKET")?);
+        let folder = format!("t{}", crate::clock::Ambient::system().ids.uuid().simple());
+        Some(Self { endpoint, key: variable("S3_ACCESS_KEY")?, secret: variable("S3_SECRET_KEY")?, bucket, folder, records_max })
+    }
+
+    async fn open(&self, mode: CommitMode) -> Opened {
+        let terms = Terms { commit_mode: mode, key_columns: Vec::new(), schema: None, options: Options::default(), noted: Noted::default() };
+        let (connector, cx) = self.connect().await.expect("a connector");
+        connector.open(&cx, &World::new().stream(), Epoch(1), &terms).await.expect("it opens")
+    }
+}
+
+#[async_trait]
+impl Connections for Real {
+    async fn connect(&self) -> Result<(Arc<dyn Connector>, ConnectContext), ConnectorError> {
+        let kind = crate::connectors::s3::S3;
+        let template = format!("{}/{{stream}}", self.folder);
+        let given = [
+            ("s3_bucket_name", self.bucket.as_str()),
+            ("s3_region", "us-east-1"),
+            ("use_https", "false"),
+            ("path_template", &template),
+            ("max_object_records", self.records_max),
+        ];
+        let given = given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let options = Options::check("s3", kind.descriptor().options, &given).expect("the options are allowed");
+        let destination = Destination::parse(&self.endpoint.replace("http://", "s3://")).expect("a destination");
+        let policy = EgressPolicy { private_allowed: true, ..EgressPolicy::default() };
+        let (_, cx) = SimConnections(SimTarget::new(Family::Discard)).connect().await?;
+        let credential = OpenCredential {
+            credential_type: CredentialType::AwsAccessKey,
+            identity: self.key.clone(),
+            secret: Some(Secret::from(self.secret.clone())),
+            options: BTreeMap::new(),
+            secret_options: BTreeMap::new(),
+            version: 1,
+        };
+        let egress = Arc::new(Egress::new(policy, &[]).expect("an egress"));
+        Ok((kind.configure(&destination, &options).expect("a sink"), ConnectContext { credential: Some(credential), egress, ..cx }))
+    }
+}
+
+#[tokio::test]
+async fn real_sessions_write_a_chain_that_is_found_again() {
+    let Some(real) = Real::new("50") else { return };
+    for next in [600, 1_000] {
+        let order = OpenOrder { connections: Arc::new(real.clone()), ..World::new().order() };
+        let session = server(next).open(order).await.expect("it opens");
+        let from = session.opened.next_offset;
+        assert_eq!((from, session.opened.delivery.guarantee), (if next == 600 { 0 } else { 600 }, Guarantee::ExactlyOnce));
+        push(&session, from..next).await;
+        let last = end(session).await;
+        assert!(matches!(&last, Event::Ended(ended) if ended.next_offset == next), "{last:?}");
+    }
+    assert_eq!(real.open(CommitMode::Continuous).await.mark, FoundMark::At(mark(1_000)));
+}
+
+#[tokio::test]
+async fn real_names_are_taken_once_whole_and_in_parts() {
+    let Some(real) = Real::new("1000000") else { return };
+    let mut writers = Vec::new();
+    for _ in 0..4 {
+        writers.push(real.open(CommitMode::Continuous).await.writer);
+    }
+    let first = write(&mut writers[0], 0..3).await.expect("written");
+    assert_eq!(write(&mut writers[1], 0..3).await.expect("a twin").artifacts, first.artifacts);
+    assert_eq!(write(&mut writers[2], 0..2).await.expect_err("another cut").kind, Kind::Unknown);
+    let parts = |writer: Box<dyn SinkWriter>, count| async move {
+        let mut writer = writer;
+        let end = Mark { hash: count, ..mark(3 + count) };
+        for offset in 3..3 + count {
+            writer.append(&records_of(&large(offset..offset + 1), offset)).await.expect("taken");
+        }
+        writer.commit(end).await
+    };
+    let (two, one) = (writers.swap_remove(1), writers.swap_remove(0));
+    let first = parts(one, LARGE).await.expect("written in parts");
+    assert_eq!(parts(two, LARGE).await.expect("a twin").artifacts, first.artifacts);
+    let late = real.open(CommitMode::Continuous).await;
+    assert_eq!(late.mark, FoundMark::At(Mark { hash: LARGE, ..mark(3 + LARGE) }));
+}
+
+#[tokio::test]
+async fn real_stream_appears_at_finish() {
+    let Some(real) = Real::new("1000000") else { return };
+    let mut opened = real.open(CommitMode::OnFinish).await;
+    write_large(&mut opened.writer, 0..LARGE).await.expect("staged");
+    assert_eq!(real.open(CommitMode::OnFinish).await.mark, FoundMark::Missing);
+    let outcome = opened.writer.finish(Finish::Commit, large_end()).await.expect("finished");
+    assert_eq!(outcome.artifacts[0].record_count, LARGE);
+    assert_eq!(real.open(CommitMode::OnFinish).await.mark, FoundMark::At(large_end()));
 }

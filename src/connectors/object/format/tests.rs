@@ -349,5 +349,5 @@ fn words_become_formats() {
     let fault = Format::parse("parket", "none").unwrap_err();
     assert_eq!((fault.kind, fault.field.as_str()), (ConfigFaultKind::InvalidOption, "options[\"file_format\"]"));
     assert!(fault.message.contains("did you mean \"parquet\""), "{}", fault.message);
-    assert_eq!(Format::parse("csv", "lz4").unwrap_err().field, "options[\"compression\"]");
+    assert_eq!(Format::parse("csv", "lz4").unwrap_err().field, "options[\"file_compression\"]");
 }
