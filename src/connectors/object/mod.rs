@@ -6,6 +6,8 @@ mod errors;
 mod http;
 mod probe;
 mod sink;
+#[cfg(test)]
+pub(in crate::connectors) mod testing;
 mod token;
 
 use super::options::{OptionSpec, OptionType};
