@@ -307,10 +307,27 @@ async fn the_identity_of_this_host_is_used_where_both_say_so() {
 
 #[tokio::test]
 async fn a_session_goes_in_the_clear_to_this_machine_only() {
-    let cx = context(b"", false, &[]).knowing(CredentialType::AwsIamRole, "AKIAEXAMPLE", "x", &[("s3_aws_role_arn", ROLE)]);
-    let there = place("s3://8.8.8.8", &[("use_https", "false")]).expect("a place").bucket(&cx).await.expect("a bucket");
+    let variables = [("AWS_ACCESS_KEY_ID", "ASIA3"), ("AWS_SECRET_ACCESS_KEY", "x"), ("AWS_SESSION_TOKEN", "t3")];
+    let given = [("use_https", "false"), ("use_managed_credentials", "true")];
+    let there = place("s3://8.8.8.8", &given).expect("a place").bucket(&context(b"", true, &variables)).await.expect("a bucket");
     let fault = put(&there).await.expect_err("in the clear");
     assert_eq!(fault.kind, E::Misconfigured, "{fault}");
+
+    // Nor are the keys of a role told to a token service that is elsewhere and without TLS.
+    let role = context(b"", false, &[]).knowing(CredentialType::AwsIamRole, "AKIAEXAMPLE", "x", &[("s3_aws_role_arn", ROLE)]);
+    let there = place("s3://8.8.8.8", &[("use_https", "false")]).expect("a place").bucket(&role).await.expect("a bucket");
+    let fault = put(&there).await.expect_err("in the clear");
+    assert_eq!(fault.kind, E::Misconfigured, "{fault}");
+}
+
+#[tokio::test]
+async fn a_broken_connection_is_unknown_and_nothing_is_tried_twice() {
+    // The library would repeat what only reads.
+    let store = Canned::start(|_| String::new()).await;
+    let bucket = canned(store.address, &[], &keys(context(b"", false, &[]))).await.expect("a bucket");
+    let fault = bucket.store.head(&Path::from("k")).await.expect_err("no answer");
+    let fault = bucket.explain(&fault, "read s3://orders/k");
+    assert_eq!((fault.kind, fault.retry, store.seen().len()), (E::Unknown, Retry::Backoff, 1), "{fault}");
 }
 
 // ---- against MinIO ----
