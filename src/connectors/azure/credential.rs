@@ -129,20 +129,25 @@ fn of_this_host(cx: &ConnectContext, place: &Place) -> Result<Provider, Connecto
     }
     let mut query = vec![("resource", RESOURCE)];
     query.extend(client.map(|client| ("client_id", client)));
-    let (base, version, marker) = match (cloud.variable("IDENTITY_ENDPOINT"), cloud.variable("IDENTITY_HEADER")) {
-        (Some(url), Some(key)) => (url.to_owned(), "2019-08-01", ("x-identity-header", key)),
+    // The header that a mere fetch of a URL cannot set.
+    let mut headers = HeaderMap::from_iter([(HeaderName::from_static("metadata"), HeaderValue::from_static("true"))]);
+    let (base, version) = match (cloud.variable("IDENTITY_ENDPOINT"), cloud.variable("IDENTITY_HEADER")) {
+        (Some(url), Some(key)) => {
+            let wrong = |_| ConnectorError::new(Kind::Misconfigured, "IDENTITY_HEADER has characters that no header takes");
+            let mut key = HeaderValue::from_str(key).map_err(wrong)?;
+            key.set_sensitive(true);
+            headers.insert(HeaderName::from_static("x-identity-header"), key);
+            (url.to_owned(), "2019-08-01")
+        }
         _ => {
             let host = cloud.variable("AZURE_POD_IDENTITY_AUTHORITY_HOST").unwrap_or(METADATA).trim_end_matches('/');
-            (format!("{host}/metadata/identity/oauth2/token"), "2018-02-01", ("metadata", "true"))
+            (format!("{host}/metadata/identity/oauth2/token"), "2018-02-01")
         }
     };
     query.push(("api-version", version));
     let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(query).finish();
     let service = TokenService::of_this_host(cx, SinkKind::Azure, &format!("{base}?{query}"), "Azure's metadata service")?;
-    let mut key =
-        HeaderValue::from_str(marker.1).map_err(|_| ConnectorError::new(Kind::Misconfigured, "IDENTITY_HEADER has characters that no header takes"))?;
-    key.set_sensitive(true);
-    Ok(Arc::new(Renewing::new(Metadata { service, marker: (HeaderName::from_static(marker.0), key) })))
+    Ok(Arc::new(Renewing::new(Metadata { service, headers })))
 }
 
 /// How an application proves who it is.
@@ -198,7 +203,7 @@ impl TokenSource for Application {
 #[derive(Debug)]
 struct Metadata {
     service: TokenService,
-    marker: (HeaderName, HeaderValue),
+    headers: HeaderMap,
 }
 
 #[async_trait]
@@ -206,8 +211,7 @@ impl TokenSource for Metadata {
     type Credential = AzureCredential;
 
     async fn fetch(&self) -> Result<Issued<AzureCredential>, ConnectorError> {
-        let headers = HeaderMap::from_iter([self.marker.clone()]);
-        of_json(&self.service.ask(Method::GET, headers, "").await?, &self.service)
+        of_json(&self.service.ask(Method::GET, self.headers.clone(), "").await?, &self.service)
     }
 }
 

@@ -4,6 +4,7 @@ mod credential;
 mod options;
 mod parts;
 mod sas;
+mod store;
 #[cfg(test)]
 mod tests;
 
@@ -12,7 +13,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use object_store::azure::MicrosoftAzureBuilder;
 
-use self::{credential::Identity, options::Place, parts::Parts};
+use self::{
+    credential::Identity,
+    options::Place,
+    parts::Parts,
+    store::{Deleting, Whole},
+};
 use super::{
     connector::{ConnectContext, Connector, Descriptor, Guarantee, Kind, SinkKind},
     credential::CredentialType,
@@ -69,17 +75,19 @@ impl BucketSource for Place {
             loopback_only: !self.https && identity.travels,
         };
         let signing = Signing { credentials: identity.provider.clone(), account: identity.account.clone() };
-        let gate = Gate::new(cx, endpoint.port(), manners)?.signing(signing);
+        let gate = Gate::new(cx, endpoint.port(), manners)?.signing(signing.clone());
         let store = MicrosoftAzureBuilder::new()
             .with_account(&identity.account)
             .with_container_name(&self.container)
             .with_endpoint(endpoint.as_base())
             .with_credentials(identity.provider)
             .with_retry(object::no_retries())
-            .with_http_connector(gate)
+            .with_http_connector(gate.clone())
             .build()
             .map_err(|_| ConnectorError::new(ConnectorErrorKind::Internal, format!("the library cannot open the container {}", self.container)))?;
         let parts = Arc::new(Parts(store.clone()));
-        Ok(Bucket { kind: SinkKind::Azure, name: self.container.clone(), store: Arc::new(store), parts, conditional_completion: true })
+        let deleting = Arc::new(Deleting { gate, signing, base: endpoint.url, container: self.container.clone() });
+        let store = Arc::new(Whole { library: store, deleting });
+        Ok(Bucket { kind: SinkKind::Azure, name: self.container.clone(), store, parts, conditional_completion: true })
     }
 }

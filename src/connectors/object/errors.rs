@@ -49,6 +49,7 @@ enum Meaning {
     Skewed,
     NotAuthenticated,
     Denied,
+    Barred,
     AccountClosed,
     NoBucket,
     NoUpload,
@@ -91,7 +92,8 @@ static CODES: [Code; 85] = [
     code("MissingAuthenticationToken", M::NotAuthenticated),
     code("MissingSecurityHeader", M::NotAuthenticated),
     code("AccessDenied", M::Denied),
-    code("AuthorizationFailure", M::Denied),
+    // Of a firewall by Azure, of a wrong key by its emulator.
+    code("AuthorizationFailure", M::Barred),
     code("AuthorizationPermissionMismatch", M::Denied),
     code("AuthorizationServiceMismatch", M::Denied),
     code("AuthorizationResourceTypeMismatch", M::Denied),
@@ -181,11 +183,8 @@ impl Answer {
 
     /// Whether it says that an object of the name is there already.
     pub(super) fn is_plain_presence(&self) -> bool {
-        match (self.status, self.code.map(|code| code.meaning)) {
-            (StatusCode::PRECONDITION_FAILED, None | Some(M::Present)) => true,
-            (StatusCode::CONFLICT, Some(M::Present)) => true,
-            _ => false,
-        }
+        let said = (self.status, self.code.map(|code| code.meaning));
+        matches!(said, (StatusCode::PRECONDITION_FAILED, None | Some(M::Present)) | (StatusCode::CONFLICT, Some(M::Present)))
     }
 
     fn meaning(&self) -> Meaning {
@@ -255,6 +254,7 @@ impl Answer {
             }
             M::Denied => (Kind::PermissionDenied, format!("the credential may not do this; allow it to list, read and write the {noun} {name}")),
             M::AccountClosed => (Kind::PermissionDenied, "the account is closed or has no billing; settle that with the provider".to_owned()),
+            M::Barred => (Kind::PermissionDenied, "it does not take this credential from here; check the credential and the account's firewall".to_owned()),
             M::NoBucket | M::Absent => (Kind::NotFound, format!("there is no {noun} {name}; make it, or alter the sink's options")),
             M::NoUpload => (Kind::Unknown, "it no longer has the upload in parts; whether it was completed is found out".to_owned()),
             M::Region => {

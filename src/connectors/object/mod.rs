@@ -20,6 +20,8 @@ mod probe;
 mod reader;
 mod staged;
 #[cfg(test)]
+pub(in crate::connectors) mod testing;
+#[cfg(test)]
 mod tests;
 mod token;
 mod writer;

@@ -19,18 +19,14 @@ const STEPS: [&str; 8] = ["configuration", "credential", "resolve", "connect", "
 /// Under a prefix: what the service keeps there for itself.
 const OWN: &str = "_datasink";
 
-/// Whether the store refuses to create an object of a name that is taken. Stores that ignore the condition exist, and overwrite silently: one object is created twice, and the
-/// second time must fail. It stays, so that the next time is one request.
-pub(super) async fn conditional_create_honoured(bucket: &Bucket, prefix: &str) -> Result<bool, ConnectorError> {
-    create_twice(bucket, &path(prefix, "conditional-create")).await
-}
-
 fn path(prefix: &str, name: &str) -> Path {
     let path = format!("{prefix}/{OWN}/{name}");
     // Paths are encoded already: encoding them again would give the probe a folder of its own.
     Path::parse(path.trim_start_matches('/')).unwrap_or_else(|_| Path::from(path))
 }
 
+/// Whether the store refuses to create an object of a name that is taken. Stores that ignore the condition exist, and overwrite silently: one object is created twice, and the
+/// second time must fail.
 async fn create_twice(bucket: &Bucket, path: &Path) -> Result<bool, ConnectorError> {
     for _ in 0..2 {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };

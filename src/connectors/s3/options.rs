@@ -101,8 +101,8 @@ impl Place {
         match (faults.is_empty(), encryption, host) {
             (true, Ok(encryption), Ok(host)) => {
                 // A wildcard certificate covers one label, and nothing stands before an address: there the path is the only way.
-                let possible = !host.as_ref().is_some_and(Host::is_address) && !(https && bucket.contains('.'));
-                let in_host_name = possible && options.flag("s3_use_virtual_addressing");
+                let impossible = host.as_ref().is_some_and(Host::is_address) || (https && bucket.contains('.'));
+                let in_host_name = !impossible && options.flag("s3_use_virtual_addressing");
                 Ok(Self { bucket, region, host, https, verify_tls, in_host_name, role, managed, encryption })
             }
             _ => Err(faults),
