@@ -36,7 +36,9 @@ pub async fn run(command: &mut Command, input: &str) -> String {
     let _ = stdin.write_all(input.as_bytes()).await;
     drop(stdin);
     let output = child.wait_with_output().await.expect("the program ends");
-    assert!(output.status.success(), "{command:?} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    // The program and its arguments, never its environment: there are secrets in it.
+    let (program, words) = (command.as_std().get_program(), command.as_std().get_args().collect::<Vec<_>>());
+    assert!(output.status.success(), "{program:?} {words:?} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")
 }
 
