@@ -2,6 +2,10 @@
 
 #[expect(dead_code, reason = "the engine that writes through it comes next")]
 mod bucket;
+#[cfg_attr(not(test), expect(dead_code, reason = "the engine that writes through it comes next"))]
+mod format;
+#[cfg_attr(not(test), expect(dead_code, reason = "the engine that writes through it comes next"))]
+mod path;
 
 #[expect(unused_imports, reason = "the kinds of object store come next")]
 pub(in crate::connectors) use self::bucket::{Bucket, BucketSource};
