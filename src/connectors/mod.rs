@@ -7,9 +7,12 @@ pub mod destination;
 pub mod egress;
 pub mod error;
 pub mod gcs;
+pub mod kafka;
+mod messages;
 mod object;
 pub mod options;
 pub mod s3;
+mod steps;
 pub mod webhook;
 
 pub mod local;
@@ -35,7 +38,7 @@ impl Kinds {
             Arc::new(gcs::Gcs),
             Arc::new(NotYet(&HDFS)),
             Arc::new(NotYet(&JDBC)),
-            Arc::new(NotYet(&KAFKA)),
+            Arc::new(kafka::Kafka),
             Arc::new(local),
             Arc::new(s3::S3),
             Arc::new(webhook::Webhook),
@@ -102,4 +105,3 @@ macro_rules! not_yet {
 
 not_yet!(HDFS, Hdfs, "hdfs", "hdfs://namenode:8020", [Hdfs], true);
 not_yet!(JDBC, Jdbc, "jdbc", "jdbc:postgresql://host:5432/database", [Jdbc], true);
-not_yet!(KAFKA, Kafka, "kafka", "kafka://host:9092", [Kafka, Confluent], false);
