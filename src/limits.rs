@@ -62,6 +62,15 @@ pub const NOTED_RECEIPTS_MAX: usize = 32;
 /// The most bytes of a peer's response body that are ever read.
 pub const REPLY_BYTES_MAX: usize = 64 << 10;
 
+/// The largest object of a CONTINUOUS stream, in bytes of its records: a sender holds an object until it is there, and two must fit into half of [`BUDGET_BYTES`].
+pub const OBJECT_BYTES_MAX: u64 = 64 << 20;
+/// The size of an object's parts, and the largest object that is put whole where there is a choice; stores want at least 5 MiB.
+pub const OBJECT_PART_BYTES: usize = 8 << 20;
+/// Parts of one object that are under way at once.
+pub const OBJECT_PARTS_IN_FLIGHT: usize = 4;
+/// How long the removal of an incomplete upload may take.
+pub const OBJECT_CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How long a client may take to send `open`.
 pub const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an otherwise silent session sends a heartbeat.

@@ -263,7 +263,7 @@ pub enum FoundMark {
 }
 
 /// A stream's progress.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 pub struct Mark {
     /// All records before this one are settled.
     pub next: Offset,

@@ -255,10 +255,23 @@ pub(super) struct Configured {
 }
 
 /// Options that change how records travel and nothing about where to or how safely. Whatever else changes asks for the right to the credential again.
-const HARMLESS: [&str; 7] = ["connection_timeout", "wait_timeout", "skip_validation", "dead_letter_sink", "max_batch_size", "max_message_size", "json_format"];
+const HARMLESS: [&str; 11] = [
+    "connection_timeout",
+    "wait_timeout",
+    "skip_validation",
+    "dead_letter_sink",
+    "max_batch_size",
+    "max_message_size",
+    "json_format",
+    "max_object_bytes",
+    "max_object_records",
+    "max_object_age",
+    "max_object_idle",
+];
 
 /// Words in the names of options that say where records go.
-const ADDRESSES: [&str; 8] = ["bucket", "container", "topic", "region", "account_name", "virtual_addressing", "path", "table"];
+const ADDRESSES: [&str; 10] =
+    ["bucket", "container", "topic", "region", "account_name", "virtual_addressing", "path", "table", "file_format", "file_compression"];
 
 impl Domain {
     /// Makes a data sink, connecting to its destination first.

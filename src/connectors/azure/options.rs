@@ -7,7 +7,7 @@ use crate::connectors::{
     connector::SinkKind,
     destination::Destination,
     error::{ConnectorError, ConnectorErrorKind as Kind},
-    object::{CLOUD_OPTIONS, Endpoint, Host, is_plain_name, name_fault, one_scheme},
+    object::{CLOUD_OPTIONS, Endpoint, Host, OBJECT_OPTIONS, is_plain_name, name_fault, one_scheme},
     options::{COMMON, ConfigFault, ConfigFaultKind, OptionSpec, OptionType, Options, join},
 };
 
@@ -21,7 +21,8 @@ const OWN: [OptionSpec; 6] = [
 ];
 
 /// Every option of an Azure sink.
-pub(super) static OPTIONS: [OptionSpec; COMMON.len() + CLOUD_OPTIONS.len() + OWN.len()] = join(&[&COMMON, &CLOUD_OPTIONS, &OWN]);
+pub(super) static OPTIONS: [OptionSpec; COMMON.len() + CLOUD_OPTIONS.len() + OBJECT_OPTIONS.len() + OWN.len()] =
+    join(&[&COMMON, &CLOUD_OPTIONS, &OBJECT_OPTIONS, &OWN]);
 
 /// What the sink itself says of who we are.
 #[derive(Clone)]

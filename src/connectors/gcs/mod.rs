@@ -45,7 +45,7 @@ impl Kind for Gcs {
     }
 
     fn configure(&self, destination: &Destination, options: &Options) -> Result<Arc<dyn Connector>, Vec<ConfigFault>> {
-        Ok(object::connector(Arc::new(Place::check(destination, options)?)))
+        object::connector(Place::check(destination, options), options)
     }
 }
 

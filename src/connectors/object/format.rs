@@ -1,7 +1,7 @@
 //! Why: records become the bytes of an object, in the form and the compression that the sink's options name. Never holds more of an object than a row group or a block, and never lets one
 //! record's fault spoil its neighbours.
 //!
-//! | `file_format` | `compression` | Name ends in | How it is compressed |
+//! | `file_format` | `file_compression` | Name ends in | How it is compressed |
 //! |---|---|---|---|
 //! | `ndjson` | none, gzip, zstd, snappy | `ndjson` + `gz`, `zst`, `sz` | the whole object: gzip level 1, zstd level 1 with a checksum, Snappy's framing format |
 //! | `csv` | none, gzip, zstd, snappy | `csv` + `gz`, `zst`, `sz` | likewise |
@@ -59,7 +59,7 @@ pub(super) const FILE_FORMAT: &str = "file_format";
 /// The words of [`FILE_FORMAT`].
 pub(super) const FILE_FORMATS: &[&str] = &["ndjson", "csv", "parquet", "arrow", "avro"];
 /// The option that names their compression.
-pub(super) const COMPRESSION: &str = "compression";
+pub(super) const COMPRESSION: &str = "file_compression";
 /// The words of [`COMPRESSION`].
 pub(super) const COMPRESSIONS: &[&str] = &["none", "gzip", "zstd", "snappy"];
 
@@ -119,7 +119,7 @@ impl Format {
             other => return Err(unknown_word(COMPRESSION, other, COMPRESSIONS)),
         };
         if file == FileFormat::ArrowIpc && !matches!(compression, Compression::None | Compression::Zstd) {
-            let message = "an Arrow file is compressed inside, with zstd or not at all: set compression to zstd or none, or file_format to ndjson, csv, parquet or avro, \
+            let message = "an Arrow file is compressed inside, with zstd or not at all: set file_compression to zstd or none, or file_format to ndjson, csv, parquet or avro, \
                            which take none, gzip, zstd and snappy";
             return Err(ConfigFault::option(ConfigFaultKind::Conflict, COMPRESSION, message).with("conflicts_with", FILE_FORMAT));
         }

@@ -1,24 +1,37 @@
 //! Why: what the kinds of object store share: records become objects that appear whole, each named by its first offset and created only if absent. Never knows which cloud it is.
 
+mod body;
 mod bucket;
+mod chain;
+#[cfg(test)]
+mod chain_model;
+mod condition;
+mod connector;
 mod endpoint;
 mod errors;
-#[cfg_attr(not(test), expect(dead_code, reason = "the engine that writes through it comes next"))]
+#[cfg(test)]
+mod faulty;
 mod format;
 mod http;
-#[cfg_attr(not(test), expect(dead_code, reason = "the engine that writes through it comes next"))]
+mod layout;
+mod options;
 mod path;
 mod probe;
-mod sink;
+mod reader;
+mod staged;
+#[cfg(test)]
+mod tests;
 mod token;
+mod writer;
 
 use super::options::{OptionSpec, OptionType};
 
 pub(in crate::connectors) use self::{
     bucket::{Bucket, BucketSource},
+    connector::connector,
     endpoint::{Endpoint, Host, is_plain_name, name_fault, one_scheme},
     http::{COMPLETION_HEADERS, Gate, Manners, Signing, no_retries},
-    sink::connector,
+    options::OBJECT_OPTIONS,
     token::{Issued, Renewing, TokenService, TokenSource, life_until, managed, named_file, pair, refused, secret_text},
 };
 

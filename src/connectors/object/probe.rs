@@ -26,7 +26,9 @@ pub(super) async fn conditional_create_honoured(bucket: &Bucket, prefix: &str) -
 }
 
 fn path(prefix: &str, name: &str) -> Path {
-    Path::from(format!("{prefix}/{OWN}/{name}"))
+    let path = format!("{prefix}/{OWN}/{name}");
+    // Paths are encoded already: encoding them again would give the probe a folder of its own.
+    Path::parse(path.trim_start_matches('/')).unwrap_or_else(|_| Path::from(path))
 }
 
 async fn create_twice(bucket: &Bucket, path: &Path) -> Result<bool, ConnectorError> {

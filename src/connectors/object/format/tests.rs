@@ -343,11 +343,11 @@ fn words_become_formats() {
     assert_eq!(Format::parse("csv", "gzip").unwrap().content_type(), "application/gzip");
     for compression in ["gzip", "snappy"] {
         let fault = Format::parse("arrow", compression).unwrap_err();
-        assert_eq!((fault.kind, fault.field.as_str()), (ConfigFaultKind::Conflict, "options[\"compression\"]"));
+        assert_eq!((fault.kind, fault.field.as_str()), (ConfigFaultKind::Conflict, "options[\"file_compression\"]"));
         assert!(fault.message.contains("zstd or none"), "{}", fault.message);
     }
     let fault = Format::parse("parket", "none").unwrap_err();
     assert_eq!((fault.kind, fault.field.as_str()), (ConfigFaultKind::InvalidOption, "options[\"file_format\"]"));
     assert!(fault.message.contains("did you mean \"parquet\""), "{}", fault.message);
-    assert_eq!(Format::parse("csv", "lz4").unwrap_err().field, "options[\"compression\"]");
+    assert_eq!(Format::parse("csv", "lz4").unwrap_err().field, "options[\"file_compression\"]");
 }

@@ -1,0 +1,125 @@
+//! Why: one connector serves every kind of object store; only how a bucket is opened differs. Never names a cloud.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{
+    bucket::{Bucket, BucketSource},
+    chain::{StreamTag, go_on},
+    condition::{next_generation, survey},
+    layout::{Layout, Place, generation_key},
+    options::units,
+    reader::find_end,
+    staged::{self, StagedWriter},
+    writer::{ChainWriter, Target},
+};
+use crate::connectors::{
+    connector::{CommitMode, ConnectContext, Connector, Delivery, Epoch, FoundMark, Guarantee, Opened, Probe, SinkWriter, StreamId, Terms},
+    credential::CredentialType,
+    error::ConnectorError,
+    options::{ConfigFault, Options},
+};
+
+/// A checked sink over the buckets of `source`, with the layout that the options ask for; the faults of both at once.
+pub(in crate::connectors) fn connector(
+    source: Result<impl BucketSource + 'static, Vec<ConfigFault>>,
+    options: &Options,
+) -> Result<Arc<dyn Connector>, Vec<ConfigFault>> {
+    match (source, Layout::parse(options)) {
+        (Ok(source), Ok(layout)) => Ok(Arc::new(ObjectConnector { source: Arc::new(source), layout })),
+        (source, layout) => Err([source.err(), layout.err()].into_iter().flatten().flatten().collect()),
+    }
+}
+
+#[derive(Debug)]
+struct ObjectConnector {
+    source: Arc<dyn BucketSource>,
+    layout: Layout,
+}
+
+impl ObjectConnector {
+    async fn begin(&self, cx: &ConnectContext, stream: &StreamId, epoch: Epoch, terms: &Terms) -> Result<Target, ConnectorError> {
+        let bucket = self.source.bucket(cx).await?;
+        let folder = self.layout.folder(stream, &cx.sink)?;
+        let ground = survey(&bucket, &folder, &generation_key(&folder, StreamTag::of(stream, 0))).await?;
+        Ok(Target {
+            bucket,
+            place: Place::new(&folder, StreamTag::of(stream, ground.generation), self.layout.format),
+            format: self.layout.format,
+            schema: terms.schema.clone(),
+            epoch,
+            honoured: ground.honoured,
+            units: units(&self.layout.options, &terms.options),
+        })
+    }
+}
+
+#[async_trait]
+impl Connector for ObjectConnector {
+    fn accepts(&self, credential: CredentialType) -> bool {
+        self.source.accepts(credential)
+    }
+
+    async fn probe(&self, cx: &ConnectContext, write: bool) -> Probe {
+        super::probe::probe(self.source.as_ref(), cx, "", write).await
+    }
+
+    async fn open(&self, cx: &ConnectContext, stream: &StreamId, epoch: Epoch, terms: &Terms) -> Result<Opened, ConnectorError> {
+        let mut target = self.begin(cx, stream, epoch, terms).await?;
+        let (writer, mark, delivery): (Box<dyn SinkWriter>, _, _) = match terms.commit_mode {
+            CommitMode::Continuous => {
+                let end = find_end(&target.bucket, &target.place, &terms.noted).await?;
+                if let Some(link) = &end {
+                    target.epoch = target.epoch.max(Epoch(link.epoch.saturating_add(1)));
+                }
+                let mark = end.map(|link| link.mark);
+                let (at, begins) = go_on(mark, terms.noted.mark.next);
+                (Box::new(ChainWriter::new(Arc::new(target.clone()), at, begins)), mark, continuous(&target))
+            }
+            CommitMode::OnFinish => {
+                let mark = staged::recover(&target).await?;
+                let mut random = [0; 8];
+                cx.ambient.ids.fill(&mut random);
+                (Box::new(StagedWriter::new(Arc::new(target.clone()), u64::from_be_bytes(random))), mark, on_finish(&target))
+            }
+        };
+        Ok(Opened {
+            writer,
+            epoch: target.epoch,
+            mark: mark.map_or(FoundMark::Missing, FoundMark::At),
+            delivery,
+            takes: target.format.takes(),
+            schema: None,
+            units: target.units,
+        })
+    }
+
+    async fn forget(&self, cx: &ConnectContext, stream: &StreamId) -> Result<(), ConnectorError> {
+        let bucket: Bucket = self.source.bucket(cx).await?;
+        let folder = self.layout.folder(stream, &cx.sink)?;
+        next_generation(&bucket, &generation_key(&folder, StreamTag::of(stream, 0))).await
+    }
+}
+
+fn continuous(target: &Target) -> Delivery {
+    let exact = "objects appear whole, and each is created only if its name, the first offset in it, is free (seen to be honoured at this open); the last object's metadata is the mark";
+    promise(target, exact)
+}
+
+fn on_finish(target: &Target) -> Delivery {
+    let exact = "one object appears whole when the stream is finished, created only if its name is free (seen to be honoured at this open); after a crash in between it is completed at the next open";
+    promise(target, exact)
+}
+
+fn promise(target: &Target, exact: &str) -> Delivery {
+    if target.honoured {
+        return Delivery { guarantee: Guarantee::ExactlyOnce, basis: exact.to_owned() };
+    }
+    let basis = format!(
+        "{} ignores the condition \"only if absent\" and overwrites (seen at this open), so two sessions of one stream could replace each other's objects; \
+         names are stable, and a unit that is sent again replaces itself",
+        target.bucket
+    );
+    Delivery { guarantee: Guarantee::Idempotent, basis }
+}

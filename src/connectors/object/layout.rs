@@ -1,0 +1,137 @@
+//! Why: what lies where in a bucket is said once: a stream's objects, and beside them what only the service reads. Never a name that two streams or two services could share.
+//!
+//! | Key, below the path that the option `path_template` gives a stream | What it is |
+//! |---|---|
+//! | `<first offset, 20 digits>-<stream tag>.<extension>` | an object of records |
+//! | `_datasink/<stream tag>` | which generation of the stream this is; also how it is seen whether the store creates conditionally |
+//! | `.plan/<stream tag>.json` | ON_FINISH: that the stream is finished, and how to complete it after a crash; stays as the stream's mark |
+//! | `_tmp/<stream tag>-<random>.<extension>` | ON_FINISH, where uploads cannot be completed conditionally: until it is copied |
+//!
+//! The tag is a hash of installation, sink, stream and generation. Names that begin with `_` or `.` are passed over by what reads folders of files (Hive, Spark, Trino, pyarrow).
+
+use object_store::path::Path;
+
+use super::{chain::StreamTag, format::Format, path::PathTemplate};
+use crate::{
+    connectors::{
+        connector::StreamId,
+        error::{ConnectorError, ConnectorErrorKind as Kind},
+        options::{ConfigFault, Options},
+    },
+    name::QualifiedName,
+    record::Offset,
+};
+
+/// The digits of an offset in a name: every `u64` fits, and names sort as offsets do.
+const OFFSET_DIGITS: usize = 20;
+
+/// How a sink lays out its objects.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    pub(super) template: PathTemplate,
+    pub(super) format: Format,
+    pub(super) options: Options,
+}
+
+impl Layout {
+    /// From the options of a sink; all faults at once.
+    pub(super) fn parse(options: &Options) -> Result<Self, Vec<ConfigFault>> {
+        super::options::layout(options)
+    }
+
+    /// The folder of a stream; a fault where the names make it too long.
+    pub(super) fn folder(&self, stream: &StreamId, sink: &QualifiedName) -> Result<String, ConnectorError> {
+        let refused = |message: String| ConnectorError::new(Kind::Misconfigured, message);
+        match self.template.constant(stream, sink) {
+            Ok(Some(folder)) => Ok(folder),
+            Ok(None) => Err(refused("the option \"path_template\" takes fields of records, which this build refuses when the sink is made".to_owned())),
+            Err(fault) => Err(refused(fault.message)),
+        }
+    }
+}
+
+/// Where one stream's objects are.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    folder: String,
+    pub(super) tag: StreamTag,
+    extension: &'static str,
+}
+
+impl Place {
+    pub(super) fn new(folder: &str, tag: StreamTag, format: Format) -> Self {
+        Self { folder: folder.to_owned(), tag, extension: format.extension() }
+    }
+
+    /// Where all of it is.
+    pub(super) fn folder(&self) -> Path {
+        path(&self.folder)
+    }
+
+    /// The object whose first offset is this.
+    pub(super) fn object(&self, first: Offset) -> Path {
+        path(&format!("{}/{first:0width$}-{}.{}", self.folder, self.tag, self.extension, width = OFFSET_DIGITS))
+    }
+
+    /// The first offset of an object of this stream, from its key.
+    pub(super) fn first_of(&self, key: &str) -> Option<Offset> {
+        let name = key.strip_prefix(self.folder.as_str())?.strip_prefix('/')?;
+        let digits = name.strip_suffix(self.extension)?.strip_suffix('.')?.strip_suffix(&self.tag.to_string())?.strip_suffix('-')?;
+        let whole = digits.len() == OFFSET_DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
+        if whole { digits.parse().ok() } else { None }
+    }
+
+    /// The plan of a finished stream.
+    pub(super) fn plan(&self) -> Path {
+        path(&format!("{}/.plan/{}.json", self.folder, self.tag))
+    }
+
+    /// An upload that is copied once it is whole.
+    pub(super) fn temporary(&self, random: u64) -> Path {
+        path(&format!("{}/_tmp/{}-{random:016x}.{}", self.folder, self.tag, self.extension))
+    }
+}
+
+/// Where it is written which generation of a stream counts; `tag` is the first generation's.
+pub(super) fn generation_key(folder: &str, tag: StreamTag) -> Path {
+    path(&format!("{folder}/_datasink/{tag}"))
+}
+
+fn path(key: &str) -> Path {
+    // Templates were checked when the sink was made, and what is put behind them is digits and letters.
+    Path::parse(key).expect("a checked template makes a whole path")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> Place {
+        Place::new("exports/s", StreamTag(0xab), Format::parse("ndjson", "none").expect("a pair with a meaning"))
+    }
+
+    #[test]
+    fn names_sort_as_offsets_do_and_are_read_back() {
+        let offsets = [0, 1, 9, 10, 99_999, u64::MAX];
+        let names: Vec<String> = offsets.iter().map(|offset| place().object(*offset).to_string()).collect();
+        assert_eq!(names[0], "exports/s/00000000000000000000-00000000000000ab.ndjson");
+        assert!(names.is_sorted());
+        assert_eq!(names.iter().filter_map(|name| place().first_of(name)).collect::<Vec<_>>(), offsets);
+    }
+
+    #[test]
+    fn what_is_not_of_the_stream_is_passed_over() {
+        for key in [
+            "exports/s/00000000000000000000-00000000000000ac.ndjson",
+            "exports/s/00000000000000000000-00000000000000ab.csv",
+            "exports/s/0-00000000000000ab.ndjson",
+            "exports/s/+0000000000000000001-00000000000000ab.ndjson",
+            "exports/s2/00000000000000000000-00000000000000ab.ndjson",
+            "exports/s/_tmp/00000000000000000000-00000000000000ab.ndjson",
+            place().plan().as_ref(),
+            place().temporary(1).as_ref(),
+        ] {
+            assert_eq!(place().first_of(key), None, "{key}");
+        }
+    }
+}
