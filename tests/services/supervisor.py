@@ -156,6 +156,7 @@ class Run:
             status = await process.wait()
         except asyncio.CancelledError:
             os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
             raise
         if status != 0:
             raise Fault(f"{name}: `{' '.join(Path(word).name for word in map(str, words))}` ended with {status}")
