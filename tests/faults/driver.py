@@ -23,7 +23,8 @@ PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.1, 5
 class Life:
     """One session. `opened` is set once the server answered; `done` once the call is over; then `error` or `ended` says how."""
 
-    def __init__(self, pusher, ledger, sink, sizes, rng, records_per_second=None, options=None, client_id="ledger-driver", takeover=False):
+    def __init__(self, pusher, ledger, sink, sizes, rng, records_per_second=None, options=None, client_id="ledger-driver", takeover=False, outstanding=OUTSTANDING_MAX):
+        self.outstanding = outstanding
         self.ledger, self.sizes, self.random, self.rate = ledger, sizes, rng, records_per_second
         self.opened, self.done, self.leave = threading.Event(), threading.Event(), threading.Event()
         self.error = self.ended = self.drained = self.fault = self.delivery = self.basis = None
@@ -85,7 +86,7 @@ class Life:
         offset, began = self.start, time.monotonic()
         while not (self.done.is_set() or self.leave.is_set() or self.drained):
             ahead = offset - self.start
-            if offset - self.ledger.acked >= OUTSTANDING_MAX or (self.rate and ahead > self.rate * (time.monotonic() - began)):
+            if offset - self.ledger.acked >= self.outstanding or (self.rate and ahead > self.rate * (time.monotonic() - began)):
                 time.sleep(0.002)
                 continue
             count = self.random.randint(*self.sizes)
@@ -113,8 +114,9 @@ class End:
 class Sender(threading.Thread):
     """The client of one stream: it lives until the stream is finished, through any number of sessions."""
 
-    def __init__(self, server, ledger, sink, seed, records_per_second=None, options=None):
+    def __init__(self, server, ledger, sink, seed, records_per_second=None, options=None, outstanding=OUTSTANDING_MAX):
         super().__init__(daemon=True)
+        self.outstanding = outstanding
         self.server, self.ledger, self.sink, self.seed, self.rate, self.options = server, ledger, sink, seed, records_per_second, options
         self.life, self.lives, self.ends, self.statuses, self.fault = None, [], [], [], None
         self.finishing, self.stopping, self.progress = threading.Event(), threading.Event(), threading.Condition()
@@ -143,7 +145,7 @@ class Sender(threading.Thread):
 
     def _live(self, number):
         life = Life(self.server.pusher, self.ledger, self.sink, SIZES[number % len(SIZES)], random.Random(f"{self.seed}/{self.ledger.stream}/{number}"), self.rate, self.options,
-                    takeover=True)
+                    takeover=True, outstanding=self.outstanding)
         if self.finishing.is_set():
             life.leave.set()
         self.life = life

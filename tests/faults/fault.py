@@ -12,6 +12,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -35,7 +36,7 @@ TO_LOOPBACK = ("--set", 'egress_allow=["127.0.0.0/8"]')
 # From SIGTERM to the exit, whatever clients do.
 SHUTDOWN_SECONDS_MAX = 30
 # How long so many records may take before a fault, and after one (which includes RESUME_SECONDS_MAX).
-WORK_SECONDS_MAX = 90
+WORK_SECONDS_MAX = 120
 # A stream that goes to a table of the server, beside the ones that are hurt: acks must go on there.
 BYSTANDER, BYSTANDER_TABLE, BYSTANDER_SINK, BYSTANDER_RATE = "bystander", "default.bystander", "default.bystander_sink", 1_500
 SAMPLE_SECONDS = 0.1
@@ -80,7 +81,7 @@ class Run:
         self.target = KINDS[args.kind](self.folder, args.seed)
         self.server = Server(self.folder, *TO_LOOPBACK)
         self.samples = None
-        self.hurts_server = args.fault in ("kill-server", "drain")
+        self.hurts_server = args.fault in ("kill-server", "drain", "zombie")
 
     # ---- the work ----
 
@@ -90,7 +91,7 @@ class Run:
         if fault.proxied:
             from proxy import Proxy
 
-            self.target.proxy = Proxy(self.target.address())
+            self.target.proxy = self.target.make_proxy(Proxy)
         self.target.create(self.server)
         self.samples = Samples(self.server)
         self.samples.baseline = self.samples.take()
@@ -117,7 +118,7 @@ class Run:
 
     def _sender(self, stream, sink, rate):
         ledger = Ledger(os.path.join(self.folder, f"{stream}.ledger.jsonl"), f"r{self.args.seed}", stream)
-        self.senders.append(Sender(self.server, ledger, sink, self.args.seed, rate))
+        self.senders.append(Sender(self.server, ledger, sink, self.args.seed, rate, outstanding=self.target.outstanding))
 
     @property
     def hurt(self):
@@ -291,6 +292,39 @@ def refuse(run, event):
     return {"stopped": stopped, "back": back, "away_seconds": round(away, 2)} if stopped != back else None
 
 
+def reset(run, event):
+    """F4: connections are accepted and reset for 1 to 10 s, those that are open first."""
+    away, before = run.random.uniform(1, 10), run.target.proxy.counts()
+    run.target.proxy.say("mode refuse")
+    time.sleep(away)
+    run.target.proxy.say("mode pass")
+    after = run.target.proxy.counts()
+    event["during"] = "no acks are possible: connections are reset"
+    done = {name: after[name] - before[name] for name in ("refused", "cut")}
+    return {**done, "away_seconds": round(away, 2)} if done["refused"] else None
+
+
+# Replies that one `cut` fault loses, each of a request chosen by the seed.
+CUTS = 5
+
+
+def cut(run, event):
+    """F6: a request reaches the destination, its reply is lost and the connection cut: nobody here can know what became of it."""
+    proxy, before = run.target.proxy, run.target.proxy.counts()["replies_lost"]
+    for number in range(CUTS):
+        point = run.target.cut_points[number % len(run.target.cut_points)]
+        proxy.say(f"lose-reply {run.random.randint(1, 10)} {point}")
+        deadline = time.monotonic() + 30
+        while proxy.counts()["replies_lost"] <= before + number:
+            if time.monotonic() > deadline:
+                proxy.say("disarm")
+                run.verdict.fault("I10", f"no request like `{point}` lost its reply within 30 s")
+                return None
+            time.sleep(0.02)
+    event["during"] = "acks flow between the lost replies"
+    return {"replies_lost": proxy.counts()["replies_lost"] - before}
+
+
 def takeover(run, event):
     """F17: a second client takes each stream over at full speed, is thrown out in turn by the first, and both are checked by the one ledger of the stream."""
     rivals = []
@@ -298,7 +332,7 @@ def takeover(run, event):
         before = len(sender.ledger.epochs)
         first = sender.life
         # The rival owns the ledger from here on: it opens where the server says, which is never below an ack.
-        rival = Life(run.server.pusher, sender.ledger, SINK, (1, 200), random.Random(f"{run.args.seed}/rival/{before}"), sender.rate, client_id="rival", takeover=True)
+        rival = Life(run.server.pusher, sender.ledger, SINK, (1, 200), random.Random(f"{run.args.seed}/rival/{before}"), sender.rate, client_id="rival", takeover=True, outstanding=run.target.outstanding)
         rivals.append((sender, first, rival))
     proof = {}
     for sender, first, rival in rivals:
@@ -313,18 +347,47 @@ def takeover(run, event):
     return proof
 
 
+def zombie(run, event):
+    """F17, F19: the server is stopped in the middle of its work, a second one takes its streams over from a copy of its data, and then the first one wakes up and finds its commits fenced."""
+    first, seconds_awake = run.server, 4
+    os.kill(first.process.pid, signal.SIGSTOP)
+    data = os.path.join(run.folder, f"heir-{len(run.events)}")
+    shutil.copytree(os.path.join(first.folder, "data"), os.path.join(data, "data"))
+    heir = Server(data, *TO_LOOPBACK).start()
+    run.server = run.samples.server = heir
+    epochs = {}
+    for sender in run.senders:
+        sender.server, life = heir, sender.life
+        epochs[sender.ledger.stream] = sender.ledger.epochs[-1]
+        life.abandon()
+    marks = {sender: sender.ledger.acked for sender in run.hurt}
+    for sender, mark in marks.items():
+        if not sender.wait_acked(mark + RECORDS_AROUND_A_FAULT, WORK_SECONDS_MAX):
+            raise RuntimeError(f"{sender.ledger.stream}: the heir got only {sender.ledger.acked - mark} records acknowledged")
+    os.kill(first.process.pid, signal.SIGCONT)
+    time.sleep(seconds_awake)
+    status = first.kill()
+    event["during"] = "acks flow: from the heir"
+    heirs = {sender.ledger.stream: sender.ledger.epochs[-1] for sender in run.senders}
+    woke = status == -9 and all(heirs[stream] > epoch for stream, epoch in epochs.items())
+    return {"zombie_epochs": epochs, "heir_epochs": heirs, "awake_seconds": seconds_awake} if woke else None
+
+
 class Fault:
-    def __init__(self, inject, hurts_target=True, proxied=False):
-        self.inject, self.hurts_target, self.proxied = inject, hurts_target, proxied
+    def __init__(self, inject, hurts_target=True, proxied=False, needs_fence=False):
+        self.inject, self.hurts_target, self.proxied, self.needs_fence = inject, hurts_target, proxied, needs_fence
 
 
 FAULTS = {
     "kill-server": Fault(kill_server, hurts_target=False),
     "takeover": Fault(takeover, hurts_target=False),
     "drain": Fault(drain, hurts_target=False),
+    "zombie": Fault(zombie, hurts_target=False, needs_fence=True),
     "kill-target": Fault(kill_target),
     "hang": Fault(hang),
     "refuse": Fault(refuse),
+    "reset": Fault(reset, proxied=True),
+    "cut": Fault(cut, proxied=True),
 }
 
 
@@ -335,7 +398,8 @@ def commit():
 
 def applies(kind, fault):
     target = KINDS[kind]
-    return (target.can_be_hurt or not FAULTS[fault].hurts_target) and (target.proxied or not FAULTS[fault].proxied)
+    of = FAULTS[fault]
+    return (target.can_be_hurt or not of.hurts_target) and (target.proxied or not of.proxied) and (target.fences or not of.needs_fence)
 
 
 def arguments():

@@ -62,11 +62,16 @@ class Target:
     guarantee = "EXACTLY_ONCE"
     # Records of one stream a second; None: as fast as it goes.
     rate = 3_000
+    # Records of one stream that may be sent and not yet acknowledged.
+    outstanding = 5_000
     # What must not be in any message or log.
     secrets = ()
     can_be_hurt = True
-    # Whether a fault proxy can stand before it.
+    # Whether the destination itself refuses a writer of an older epoch, also one in another server.
+    fences = False
+    # Whether a fault proxy can stand before it, and which replies are worth losing there (words of proxy.rs).
     proxied = False
+    cut_points = ("any",)
 
     def __init__(self, folder, seed):
         self.folder, self.seed, self.proxy = folder, seed, None
@@ -87,6 +92,10 @@ class Target:
     def address(self):
         """host:port of the real server."""
         raise NotImplementedError
+
+    def make_proxy(self, make):
+        """A proxy before the real server; `make` takes where it leads and where it listens."""
+        return make(self.address())
 
     def reach(self):
         """host:port that the sink is given."""
@@ -125,6 +134,8 @@ class Webhook(Target):
 
     guarantee = "IDEMPOTENT"
     rate = None
+    # One request a record, each synced by the receiver: a full window would take it half a minute.
+    outstanding = 600
     secrets = (SIGNING_SECRET.removeprefix("whsec_"),)
     proxied = True
     json_format = "flat"
@@ -204,4 +215,191 @@ class WebhookNested(Webhook):
         return b"[" + b",".join(ledger.ndjson(first, last - first + 1).splitlines()) + b"]"
 
 
-KINDS = {"local": Local, "webhook": Webhook, "nested": WebhookNested}
+class KafkaExactlyOnce(Target):
+    """Read by Kafka's own console consumer: committed records must be each there once; uncommitted ones may show what was aborted."""
+
+    services = ("kafka",)
+    fences = True
+    delivery = "exactly_once"
+    proxied = True
+    # Produce (0) carries the records; EndTxn (26) makes them visible, and its reply is the one whose loss leaves the outcome unknown.
+    cut_points = ("kafka 26", "kafka 0")
+    partitions = 2
+
+    def __init__(self, folder, seed):
+        super().__init__(folder, seed)
+        self.topic = f"faults-{self.delivery.replace('_', '-')}-{seed}-{os.getpid()}"
+
+    def address(self):
+        # Brokers advertise where they are to be reached: behind a proxy that is the proxy, on a listener of its own.
+        return os.environ["KAFKA_PROXIED_TO"] if self.proxy else os.environ["KAFKA_BOOTSTRAP"]
+
+    def make_proxy(self, make):
+        return make(os.environ["KAFKA_PROXIED_TO"], os.environ["KAFKA_PROXIED"])
+
+    def create(self, server):
+        subprocess.run([os.path.join(SERVICES, "kafka-topic"), self.topic, str(self.partitions)], check=True, stdout=subprocess.DEVNULL)
+        server.create_sink(SINK, f"kafka://{self.reach()}", kafka_topic_name=self.topic, kafka_delivery=self.delivery)
+
+    def read(self, isolation):
+        """(partition, offset, stream, text) of every record, in the order of the consumer."""
+        command = [os.path.join(SERVICES, "kafka-read"), self.topic, "--isolation", isolation, "--print", "partition,offset,headers", "--idle-ms", "4000"]
+        lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=300).stdout.decode().splitlines()
+        for line in lines:
+            partition, offset, headers, text = line.split("\t", 3)
+            names = dict(header.split(":", 1) for header in headers.split(",") if ":" in header)
+            yield int(partition.rpartition(":")[2]), int(offset.rpartition(":")[2]), names.get("datasink-stream"), text
+
+    def collect(self, server, ledgers):
+        by_stream = {ledger.stream: [] for ledger in ledgers}
+        strangers = []
+        for partition, offset, stream, text in self.read("read_committed"):
+            by_stream.get(stream, strangers).append((partition, offset, text))
+        uncommitted = sum(1 for _ in self.read("read_uncommitted"))
+        committed = sum(map(len, by_stream.values())) + len(strangers)
+        faults = [f"{len(strangers)} records are of no stream of this run"] if strangers else []
+        if uncommitted < committed:
+            faults.append(f"a read_uncommitted reader saw {uncommitted} records, a read_committed one {committed}")
+        figures = {"uncommitted_extra": uncommitted - committed}
+        collected = {}
+        for ledger in ledgers:
+            found = [judge(ledger, text)._replace(place=f"partition {partition}") for partition, _, text in sorted(by_stream[ledger.stream])]
+            collected[ledger.stream] = Collected(found, faults, figures if ledger is ledgers[0] else {})
+        return collected
+
+
+class KafkaIdempotent(KafkaExactlyOnce):
+    """No transactions: what was not acknowledged before a crash may come again, and nothing else."""
+
+    guarantee = "AT_LEAST_ONCE"
+    fences = False
+    delivery = "idempotent"
+    cut_points = ("kafka 0",)
+
+
+class Objects(Target):
+    """Read by the vendor's SDK: every object, its name, its content and the link in its metadata, which together must be one chain."""
+
+    store = None
+    fences = proxied = True
+    # The reply to a PUT is the one whose loss leaves the outcome unknown.
+    cut_points = ("containing PUT /",)
+    options = {}
+
+    def __init__(self, folder, seed):
+        super().__init__(folder, seed)
+        self.bucket = f"faults-{seed}-{os.getpid()}"
+        self.client = None
+
+    def create(self, server):
+        from stores import store
+
+        self.client = store(self.store)
+        self.client.make_bucket(self.bucket)
+        destination, options = self.sink(server)
+        sizes = {"object_prefix": "ledger", "max_object_records": str(OBJECT_RECORDS), "max_object_age": OBJECT_AGE}
+        server.create_sink(SINK, destination, **options, **sizes)
+
+    def sink(self, server):
+        """The destination and options of this store."""
+        raise NotImplementedError
+
+    def metadata(self, key):
+        raise NotImplementedError
+
+    def collect(self, server, ledgers):
+        by_stream = {ledger.stream: [] for ledger in ledgers}
+        faults = []
+        for key, _ in self.client.list(self.bucket):
+            if "_datasink" in key:
+                continue
+            body, link = self.client.get(self.bucket, key), link_of(self.metadata(key))
+            lines = body.splitlines()
+            stream = json.loads(lines[0]).get("stream") if lines else None
+            if stream in by_stream and link:
+                by_stream[stream].append((key, lines, body, link))
+            elif lines:
+                faults.append(f"object {key} has no link or is of no stream of this run")
+        return {ledger.stream: self._chain(ledger, by_stream[ledger.stream], faults) for ledger in ledgers}
+
+    def _chain(self, ledger, objects, faults):
+        """Names sort as offsets do; each object begins where the one before it ended, and holds just what its link says."""
+        faults, found, expected, epochs = list(faults), [], 0, []
+        for key, lines, body, link in sorted(objects, key=lambda one: int(one[3]["first"])):
+            first, end = int(link["first"]), int(link["next"])
+            if first != expected:
+                faults.append(f"object {key} begins at {first}, the one before it ends at {expected}: {'a hole' if first > expected else 'an overlap'}")
+            if f"{first:020}" not in key:
+                faults.append(f"object {key} is not named by its first record {first}")
+            if len(lines) != int(link["records"]):
+                faults.append(f"object {key} holds {len(lines)} records, its link says {link['records']}")
+            if link.get("sha256") and hashlib.sha256(body).hexdigest() != link["sha256"]:
+                faults.append(f"object {key} is not what its link's hash says")
+            found += [judge(ledger, line) for line in lines]
+            epochs.append(int(link["epoch"]))
+            expected = end
+        older = sum(1 for before, after in zip(epochs, epochs[1:]) if after < before)
+        return Collected(found, faults, {"objects": len(objects), "objects_adopted_from_an_older_epoch": older})
+
+
+def link_of(metadata):
+    """The fields of the one metadata text that is ours, {} where there is none."""
+    text = next((value for value in (metadata or {}).values() if value and value.startswith("v=1;stream=")), "")
+    return dict(part.split("=", 1) for part in text.split(";") if "=" in part)
+
+
+class S3(Objects):
+    services = ("s3",)
+    store = "s3"
+
+    def __init__(self, folder, seed):
+        super().__init__(folder, seed)
+        self.secrets = (os.environ["S3_SECRET_KEY"],)
+
+    def address(self):
+        return os.environ["S3_ENDPOINT"].removeprefix("http://")
+
+    def sink(self, server):
+        create_credential(server, "default.ledger_s3", "AWS_ACCESS_KEY", identity=os.environ["S3_ACCESS_KEY"], secret=os.environ["S3_SECRET_KEY"])
+        options = {"credential": "default.ledger_s3", "s3_bucket_name": self.bucket, "s3_region": os.environ.get("S3_REGION", "us-east-1"), "use_https": "false"}
+        return f"s3://{self.reach()}", {**options, "s3_use_virtual_addressing": "false"}
+
+    def metadata(self, key):
+        return self.client.client.head_object(Bucket=self.bucket, Key=key)["Metadata"]
+
+
+class Gcs(Objects):
+    services = ("gcs", "gcs-json")
+    store = "gcs"
+
+    def address(self):
+        return os.environ["GCS_ENDPOINT"].removeprefix("http://")
+
+    def sink(self, server):
+        return f"gcs://{self.reach()}", {"gcs_bucket_name": self.bucket, "use_https": "false"}
+
+    def metadata(self, key):
+        return self.client.client.bucket(self.bucket).get_blob(key).metadata
+
+
+class Azure(Objects):
+    services = ("azure",)
+    store = "azure"
+
+    def __init__(self, folder, seed):
+        super().__init__(folder, seed)
+        self.secrets = (os.environ["AZURE_KEY"],)
+
+    def address(self):
+        return urllib.parse.urlsplit(os.environ["AZURE_ENDPOINT"]).netloc
+
+    def sink(self, server):
+        create_credential(server, "default.ledger_azure", "AZURE_STORAGE_KEY", identity=os.environ["AZURE_ACCOUNT"], secret=os.environ["AZURE_KEY"])
+        options = {"credential": "default.ledger_azure", "azure_container_name": self.bucket, "use_https": "false"}
+        return f"azure://{self.reach()}", {**options, "azure_use_virtual_addressing": "false"}
+
+    def metadata(self, key):
+        return self.client.client.get_blob_client(self.bucket, key).get_blob_properties().metadata
+
+
+KINDS = {"local": Local, "webhook": Webhook, "nested": WebhookNested, "kafka": KafkaExactlyOnce, "kafka-idempotent": KafkaIdempotent, "s3": S3, "gcs": Gcs, "azure": Azure}
