@@ -12,7 +12,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 
 import checker  # noqa: E402
 from checker import Verdict  # noqa: E402
-from kinds import Collected, KafkaExactlyOnce, Objects, WebhookNested, judge, link_of  # noqa: E402
+from kinds import Collected, KafkaExactlyOnce, KafkaIdempotent, Objects, WebhookNested, judge, link_of  # noqa: E402
 from ledger import Ledger  # noqa: E402
 
 SENT, ACKED = 3_000, 2_500
@@ -163,10 +163,17 @@ class Evidence(unittest.TestCase):
 
     def test_kafka_records_are_read_with_their_place(self):
         kind = KafkaExactlyOnce.__new__(KafkaExactlyOnce)
-        kind.read = lambda isolation: iter([(0, 1, "s", self.text(1)), (1, 0, "s", self.text(0)), *([(0, 9, "s", "aborted")] if isolation == "read_uncommitted" else [])])
+        aborted = [(0, 9, {"datasink-stream": "s", "datasink-offset": "5"}, self.text(5))]
+        committed = [(partition, place, {"datasink-stream": "s", "datasink-offset": str(seq)}, self.text(seq)) for partition, place, seq in ((0, 1, 1), (1, 0, 0), (1, 1, 0))]
+        kind.read = lambda isolation: iter(committed + (aborted if isolation == "read_uncommitted" else []))
         collected = kind.collect(None, [self.ledger])["s"]
-        self.assertEqual([(one.seq, one.place, one.fault) for one in collected.found], [(1, "partition 0", ""), (0, "partition 1", "")])
-        self.assertEqual(collected.figures, {"uncommitted_extra": 1})
+        self.assertEqual([(one.seq, one.place, one.fault) for one in collected.found], [(1, "partition 0", ""), (0, "partition 1", ""), (0, "partition 1", "")])
+        self.assertEqual(collected.figures["uncommitted_extra"], 1)
+        careful = KafkaIdempotent.__new__(KafkaIdempotent)
+        careful.read = kind.read
+        self.assertEqual(len(careful.collect(None, [self.ledger])["s"].found), 2, "a careful reader tells copies by their offset")
+        committed[0][2]["datasink-offset"] = "7"
+        self.assertTrue(kind.collect(None, [self.ledger])["s"].found[0].fault)
 
 
 if __name__ == "__main__":

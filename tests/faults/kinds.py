@@ -225,6 +225,7 @@ class KafkaExactlyOnce(Target):
     # Produce (0) carries the records; EndTxn (26) makes them visible, and its reply is the one whose loss leaves the outcome unknown.
     cut_points = ("kafka 26", "kafka 0")
     partitions = 2
+    copies_allowed = False
 
     def __init__(self, folder, seed):
         super().__init__(folder, seed)
@@ -242,19 +243,19 @@ class KafkaExactlyOnce(Target):
         server.create_sink(SINK, f"kafka://{self.reach()}", kafka_topic_name=self.topic, kafka_delivery=self.delivery)
 
     def read(self, isolation):
-        """(partition, offset, stream, text) of every record, in the order of the consumer."""
+        """(partition, offset, headers, text) of every record, in the order of the consumer."""
         command = [os.path.join(SERVICES, "kafka-read"), self.topic, "--isolation", isolation, "--print", "partition,offset,headers", "--idle-ms", "4000"]
         lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=300).stdout.decode().splitlines()
         for line in lines:
             partition, offset, headers, text = line.split("\t", 3)
             names = dict(header.split(":", 1) for header in headers.split(",") if ":" in header)
-            yield int(partition.rpartition(":")[2]), int(offset.rpartition(":")[2]), names.get("datasink-stream"), text
+            yield int(partition.rpartition(":")[2]), int(offset.rpartition(":")[2]), names, text
 
     def collect(self, server, ledgers):
         by_stream = {ledger.stream: [] for ledger in ledgers}
         strangers = []
-        for partition, offset, stream, text in self.read("read_committed"):
-            by_stream.get(stream, strangers).append((partition, offset, text))
+        for partition, offset, headers, text in self.read("read_committed"):
+            by_stream.get(headers.get("datasink-stream"), strangers).append((partition, offset, headers.get("datasink-offset"), text))
         uncommitted = sum(1 for _ in self.read("read_uncommitted"))
         committed = sum(map(len, by_stream.values())) + len(strangers)
         faults = [f"{len(strangers)} records are of no stream of this run"] if strangers else []
@@ -263,16 +264,33 @@ class KafkaExactlyOnce(Target):
         figures = {"uncommitted_extra": uncommitted - committed}
         collected = {}
         for ledger in ledgers:
-            found = [judge(ledger, text)._replace(place=f"partition {partition}") for partition, _, text in sorted(by_stream[ledger.stream])]
-            collected[ledger.stream] = Collected(found, faults, figures if ledger is ledgers[0] else {})
+            collected[ledger.stream] = self._of(ledger, sorted(by_stream[ledger.stream]), faults, figures if ledger is ledgers[0] else {})
         return collected
+
+    def _of(self, ledger, records, faults, figures):
+        """Each record must carry its own offset; where copies are allowed, they are told by it, as a careful reader would."""
+        found, seen = [], {}
+        for partition, _, offset, text in records:
+            one = judge(ledger, text)._replace(place=f"partition {partition}")
+            if offset != str(one.seq):
+                one = one._replace(fault=one.fault or f"its header datasink-offset says {offset}")
+            if self.copies_allowed and offset in seen:
+                if seen[offset] != text:
+                    faults = [*faults, f"two records of offset {offset} differ"]
+                continue
+            seen[offset] = text
+            found.append(one)
+        return Collected(found, faults, {**figures, "copies": len(records) - len(found)})
 
 
 class KafkaIdempotent(KafkaExactlyOnce):
     """No transactions: what was not acknowledged before a crash may come again, and nothing else."""
 
-    guarantee = "AT_LEAST_ONCE"
+    guarantee = "IDEMPOTENT"
     fences = False
+    copies_allowed = True
+    # A copy may go to another partition, and then nobody can say which came first.
+    partitions = 1
     delivery = "idempotent"
     cut_points = ("kafka 0",)
 
