@@ -40,6 +40,8 @@ WORK_SECONDS_MAX = 120
 # A stream that goes to a table of the server, beside the ones that are hurt: acks must go on there.
 BYSTANDER, BYSTANDER_TABLE, BYSTANDER_SINK, BYSTANDER_RATE = "bystander", "default.bystander", "default.bystander_sink", 1_500
 SAMPLE_SECONDS = 0.1
+# How long the streams of a run that broke off may take to finish: what they left is judged all the same.
+BROKEN_FINISH_SECONDS_MAX = 5
 REASONS = {name.removeprefix("ERROR_REASON_") for name in common_pb2.ErrorReason.keys()} - {"UNSPECIFIED"}
 
 
@@ -80,7 +82,7 @@ class Run:
         self.verdict, self.events, self.senders, self.figures = Verdict(), [], [], {}
         self.target = KINDS[args.kind](self.folder, args.seed)
         self.server = Server(self.folder, *TO_LOOPBACK)
-        self.samples = None
+        self.samples, self.broke_off, self.finished_at = None, False, None
         self.hurts_server = args.fault in ("kill-server", "drain", "zombie")
 
     # ---- the work ----
@@ -142,7 +144,7 @@ class Run:
 
     def judge(self):
         verdict, target = self.verdict, self.target
-        ends = {sender.ledger.stream: sender.finish() for sender in self.senders}
+        ends = {sender.ledger.stream: sender.finish(*([BROKEN_FINISH_SECONDS_MAX] if self.broke_off else [])) for sender in self.senders}
         time.sleep(1)
         self.samples.take()
         self.samples.stop()
@@ -155,7 +157,7 @@ class Run:
             checker.check_records(verdict, ledger, collected[ledger.stream], announced, end.next_offset if end else None)
             checker.check_epochs(verdict, ledger)
             checker.check_progress(verdict, ledger, self.events)
-            checker.check_volume(verdict, ledger, self.events, self.finished_at)
+            checker.check_volume(verdict, ledger, self.events, self.finished_at or time.time())
             checker.check_errors(verdict, sender, REASONS, self.hurts_server, SINK, target.shown())
         self._judge_bystander(ends)
         checker.check_bounds(verdict, self.samples)
@@ -427,12 +429,14 @@ def main():
     run = Run(args)
     print(f"{args.kind} {args.fault}: seed {args.seed}, in {run.folder}", flush=True)
     try:
-        run.execute()
-        run.judge()
-    except (AssertionError, RuntimeError, TimeoutError, OSError, grpc.RpcError) as fault:
-        run.verdict.fault("I7", f"the run broke off: {type(fault).__name__}: {fault}")
-        with open(os.path.join(run.folder, "broke-off.txt"), "w", encoding="utf-8") as file:
-            traceback.print_exc(file=file)
+        for step in (run.execute, run.judge):
+            try:
+                step()
+            except (AssertionError, RuntimeError, TimeoutError, OSError, ValueError, AttributeError, subprocess.SubprocessError, grpc.RpcError) as fault:
+                run.broke_off = True
+                run.verdict.fault("I7", f"{step.__name__} broke off: {type(fault).__name__}: {fault}")
+                with open(os.path.join(run.folder, "broke-off.txt"), "a", encoding="utf-8") as file:
+                    traceback.print_exc(file=file)
     finally:
         run.close()
     faults = run.verdict.faults()

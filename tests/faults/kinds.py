@@ -24,7 +24,7 @@ SINK = "default.ledger_sink"
 TABLE = "default.ledger"
 SIGNING_SECRET = "whsec_bGVkZ2VyLWRyaXZlci1zaWduaW5nLXNlY3JldC0wMQ=="
 # Objects so small that acks are frequent.
-OBJECT_RECORDS, OBJECT_AGE = 50, "100ms"
+OBJECT_RECORDS, OBJECT_AGE_SECONDS = 50, 1
 
 # One record as it was found: its number, what is wrong with it ("" if nothing), and the place whose order counts (a partition, an object's name, ...).
 Found = namedtuple("Found", "seq fault place")
@@ -315,7 +315,7 @@ class Objects(Target):
         self.client = store(self.store)
         self.client.make_bucket(self.bucket)
         destination, options = self.sink(server)
-        sizes = {"object_prefix": "ledger", "max_object_records": str(OBJECT_RECORDS), "max_object_age": OBJECT_AGE}
+        sizes = {"max_object_records": str(OBJECT_RECORDS), "max_object_age": str(OBJECT_AGE_SECONDS)}
         server.create_sink(SINK, destination, **options, **sizes)
 
     def sink(self, server):
