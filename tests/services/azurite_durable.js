@@ -7,11 +7,14 @@ const Loki = require("module").createRequire(process.argv[1])("lokijs");
 const WRITES = new Set(["PUT", "POST", "DELETE", "PATCH"]);
 const databases = new Set();
 
-const load = Loki.prototype.loadDatabase;
-Loki.prototype.loadDatabase = function (...words) {
-  databases.add(this);
-  return load.apply(this, words);
-};
+// An old file is loaded, a new one saved at once: both say which databases there are.
+for (const first of ["loadDatabase", "saveDatabase"]) {
+  const original = Loki.prototype[first];
+  Loki.prototype[first] = function (...words) {
+    databases.add(this);
+    return original.apply(this, words);
+  };
+}
 
 const saved = (database) => new Promise((done, failed) => database.saveDatabase((fault) => (fault ? failed(fault) : done())));
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Why: gives fake-gcs-server, which speaks the JSON API, the XML API that object_store writes with. Never decides a put's precondition: the server does.
 
-Usage: gcs_front.py --port P --upstream HOST:PORT --folder DIR [--tokens FILE] [--service-account-key PUBLIC.pem]
+Usage: gcs_front.py --port P [--host ADDRESS] --upstream HOST:PORT --folder DIR [--tokens FILE] [--service-account-key PUBLIC.pem]
 
 put, get, head, list, delete    one request to the server behind
 copy                            its rewrite; the server ignores preconditions there, so this file refuses one for generation 0 if the target exists
@@ -372,13 +372,14 @@ class Server(ThreadingHTTPServer):
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--port", type=int, required=True)
+    arguments.add_argument("--host", default="127.0.0.1", help="where to listen; beyond loopback only in a container")
     arguments.add_argument("--upstream", required=True)
     arguments.add_argument("--folder", type=Path, required=True)
     arguments.add_argument("--tokens", type=Path)
     arguments.add_argument("--service-account-key", type=Path)
     given = arguments.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
-    server = Server(("127.0.0.1", given.port), Handler)
+    server = Server((given.host, given.port), Handler)
     server.upstream, server.folder, server.buckets, server.tokens = given.upstream, given.folder, set(), given.tokens
     server.service_account_key = given.service_account_key.read_text() if given.service_account_key else None
     server.serve_forever()

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A Standard Webhooks receiver whose ledger survives being killed: what it answered 200 to is on disk.
 
-Usage: webhook_receiver.py LEDGER [--port N] [--secret whsec_...]
+Usage: webhook_receiver.py LEDGER [--port N] [--host ADDRESS] [--secret whsec_...]
 
 Prints {"listening": "127.0.0.1:PORT"} once it serves. Every POST appends one JSON line to LEDGER, synced before the answer:
 time, path, id, stream, epoch, first, last, attempt, body_sha256, records, signature ("ok", "bad", "none" or "unchecked").
@@ -231,13 +231,14 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("ledger")
     arguments.add_argument("--port", type=int, default=0)
+    arguments.add_argument("--host", default="127.0.0.1", help="where to listen; beyond loopback only in a container")
     arguments.add_argument("--secret", help="verify signatures with this key, whsec_...")
     given = arguments.parse_args()
-    server = Server(("127.0.0.1", given.port), Handler)
+    server = Server((given.host, given.port), Handler)
     server.ledger = Ledger(given.ledger)
     server.knobs = Knobs()
     server.secret = base64.b64decode(given.secret.removeprefix("whsec_")) if given.secret else None
-    print(json.dumps({"listening": f"127.0.0.1:{server.server_port}"}), flush=True)
+    print(json.dumps({"listening": f"{given.host}:{server.server_port}"}), flush=True)
     try:
         server.serve_forever()
     except KeyboardInterrupt:
