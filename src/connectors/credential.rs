@@ -102,17 +102,46 @@ const HDFS: &[OptionSpec] = &[
     OptionSpec::new("hdfs_use_kerberos", OptionType::Bool, "Whether to authenticate with Kerberos.").or("false"),
 ];
 const KAFKA: &[OptionSpec] = &[
-    OptionSpec::new("security.protocol", OptionType::Enum(&["SSL", "SASL_SSL", "SASL_PLAINTEXT"]), "How connections are protected and authenticated."),
-    OptionSpec::new("sasl.mechanism", OptionType::Enum(&["PLAIN", "GSSAPI"]), "How SASL authenticates; PLAIN takes a user and password, GSSAPI Kerberos."),
-    OptionSpec::new("sasl.username", OptionType::Text, "User for PLAIN."),
-    OptionSpec::new("sasl.password", OptionType::Text, "Password for PLAIN.").secret(),
-    OptionSpec::new("sasl.kerberos.service.name", OptionType::Text, "Name of the brokers' Kerberos service."),
-    OptionSpec::new("sasl.kerberos.keytab", OptionType::Text, "Keytab for GSSAPI, kifs://…"),
-    OptionSpec::new("sasl.kerberos.principal", OptionType::Text, "Principal for GSSAPI."),
-    OptionSpec::new("ssl.ca.location", OptionType::Text, "Certificate authorities the brokers' certificates are verified with, kifs://…"),
-    OptionSpec::new("ssl.certificate.location", OptionType::Text, "Our own certificate, kifs://…"),
-    OptionSpec::new("ssl.key.location", OptionType::Text, "The key of our own certificate, kifs://…"),
+    OptionSpec::new(
+        "security.protocol",
+        OptionType::Enum(&["SSL", "SASL_SSL", "SASL_PLAINTEXT"]),
+        "How connections are protected and authenticated; SASL_SSL where sasl options are given, SSL otherwise.",
+    ),
+    OptionSpec::new(
+        "sasl.mechanism",
+        OptionType::Enum(&["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "GSSAPI"]),
+        "How SASL authenticates: PLAIN and SCRAM take a user and password, OAUTHBEARER a token; GSSAPI (Kerberos) is not supported.",
+    ),
+    OptionSpec::new("sasl.username", OptionType::Text, "User for PLAIN and SCRAM; the credential's identity is another place for it."),
+    OptionSpec::new("sasl.password", OptionType::Text, "Password for PLAIN and SCRAM; the credential's secret is another place for it.").secret(),
+    OptionSpec::new("sasl.oauthbearer.token", OptionType::Text, "Token for OAUTHBEARER; the credential's secret is another place for it.").secret(),
+    OptionSpec::new("sasl.oauthbearer.token.endpoint.url", OptionType::Text, "Where tokens for OAUTHBEARER are fetched with client credentials, https://…"),
+    OptionSpec::new("sasl.oauthbearer.client.id", OptionType::Text, "Client id at the token endpoint; the credential's identity is another place for it."),
+    OptionSpec::new(
+        "sasl.oauthbearer.client.secret",
+        OptionType::Text,
+        "Client secret at the token endpoint; the credential's secret is another place for it.",
+    )
+    .secret(),
+    OptionSpec::new("sasl.oauthbearer.scope", OptionType::Text, "Scope to ask for at the token endpoint."),
+    OptionSpec::new("sasl.kerberos.service.name", OptionType::Text, "Name of the brokers' Kerberos service; GSSAPI is not supported."),
+    OptionSpec::new("sasl.kerberos.keytab", OptionType::Text, "Keytab for GSSAPI, which is not supported."),
+    OptionSpec::new("sasl.kerberos.principal", OptionType::Text, "Principal for GSSAPI, which is not supported."),
+    OptionSpec::new(
+        "ssl.ca.pem",
+        OptionType::Text,
+        "Certificate authorities, as PEM, that the brokers' certificates may come from, beside those of the platform.",
+    ),
+    OptionSpec::new("ssl.certificate.pem", OptionType::Text, "Our own certificate and its chain, as PEM."),
+    OptionSpec::new("ssl.key.pem", OptionType::Text, "The key of our own certificate, as PEM.").secret(),
     OptionSpec::new("ssl.key.password", OptionType::Text, "Password of the key.").secret(),
+    OptionSpec::new("ssl.ca.location", OptionType::Text, "Certificate authorities in a file, which is not supported: give the PEM by value in ssl.ca.pem."),
+    OptionSpec::new(
+        "ssl.certificate.location",
+        OptionType::Text,
+        "Our own certificate in a file, which is not supported: give the PEM by value in ssl.certificate.pem.",
+    ),
+    OptionSpec::new("ssl.key.location", OptionType::Text, "The key in a file, which is not supported: give the PEM by value in ssl.key.pem."),
 ];
 const REST: &[OptionSpec] = &[
     OptionSpec::new("header_name", OptionType::Text, "Header that carries header_value, for receivers that take neither basic nor bearer authentication."),
@@ -156,7 +185,8 @@ mod tests {
             let names: HashSet<&str> = options.iter().map(|option| option.name).collect();
             assert_eq!(names.len(), options.len(), "{credential_type}");
             for option in options {
-                let sounds_secret = ["password", "secret", "header_value", "account_keys"].iter().any(|word| option.name.contains(word));
+                let sounds_secret = ["password", "secret", "header_value", "account_keys"].iter().any(|word| option.name.contains(word))
+                    || [".token", "key.pem"].iter().any(|end| option.name.ends_with(end));
                 assert_eq!(option.secret, sounds_secret, "{credential_type}: {}", option.name);
             }
         }

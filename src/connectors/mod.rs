@@ -5,8 +5,11 @@ pub mod credential;
 pub mod destination;
 pub mod egress;
 pub mod error;
+pub mod kafka;
+mod messages;
 mod object;
 pub mod options;
+mod steps;
 pub mod webhook;
 
 pub mod local;
@@ -32,7 +35,7 @@ impl Kinds {
             Arc::new(NotYet(&GCS)),
             Arc::new(NotYet(&HDFS)),
             Arc::new(NotYet(&JDBC)),
-            Arc::new(NotYet(&KAFKA)),
+            Arc::new(kafka::Kafka),
             Arc::new(local),
             Arc::new(NotYet(&S3)),
             Arc::new(webhook::Webhook),
@@ -101,5 +104,4 @@ not_yet!(AZURE, Azure, "azure", "azure://account.blob.core.windows.net", [AzureA
 not_yet!(GCS, Gcs, "gcs", "gcs://storage.googleapis.com", [GcsServiceAccountId, GcsServiceAccountKeys], true);
 not_yet!(HDFS, Hdfs, "hdfs", "hdfs://namenode:8020", [Hdfs], true);
 not_yet!(JDBC, Jdbc, "jdbc", "jdbc:postgresql://host:5432/database", [Jdbc], true);
-not_yet!(KAFKA, Kafka, "kafka", "kafka://host:9092", [Kafka, Confluent], false);
 not_yet!(S3, S3, "s3", "s3://s3.eu-central-1.amazonaws.com", [AwsAccessKey, AwsIamRole], true);

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use url::Url;
 
-use self::{options::Cut, receiver::Receiver, writer::WebhookWriter};
+use self::{receiver::Receiver, writer::WebhookWriter};
 use super::{
     connector::{CommitMode, ConnectContext, Connector, Delivery, Descriptor, Epoch, FoundMark, Guarantee, Kind, Opened, Probe, SinkKind, StreamId, Terms},
     credential::CredentialType,
     destination::Destination,
     error::{ConnectorError, ConnectorErrorKind},
+    messages::Cut,
     options::{ConfigFault, Options},
 };
 use crate::record::Encoding;

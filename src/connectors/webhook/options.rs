@@ -2,19 +2,15 @@
 
 use url::{Host, Url};
 
-use crate::{
-    connectors::{
-        destination::Destination,
-        egress,
-        options::{COMMON, ConfigFault, OptionSpec, OptionType, Options},
-    },
-    limits,
+use crate::connectors::{
+    destination::Destination,
+    egress,
+    messages::{Cut, JSON_FORMAT, JsonFormat, MAX_MESSAGE_SIZE},
+    options::{COMMON, ConfigFault, OptionSpec, OptionType},
 };
 
 /// The most records of one unit, and so of one request.
 const BATCH_RECORDS_MAX: i64 = 10_000;
-const MESSAGE_BYTES_DEFAULT: u64 = 1_000_000;
-const MESSAGE_BYTES_MAX: i64 = limits::BATCH_BYTES_MAX as i64;
 
 /// Every option of a webhook sink.
 pub(super) static OPTIONS: [OptionSpec; 8] = [
@@ -30,72 +26,15 @@ pub(super) static OPTIONS: [OptionSpec; 8] = [
     )
     .or("1")
     .per_stream(),
-    OptionSpec::new("max_message_size", OptionType::Int { min: 1, max: MESSAGE_BYTES_MAX }, "Most bytes in the body of one request.")
-        .or("1000000")
-        .per_stream(),
-    OptionSpec::new(
-        "json_format",
-        OptionType::Enum(&["flat", "nested"]),
-        "flat: each request carries one record, a JSON object; nested: each request carries an array of records.",
-    )
-    .or("flat")
-    .per_stream(),
+    MAX_MESSAGE_SIZE,
+    JSON_FORMAT,
 ];
 
-/// How records become bodies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum JsonFormat {
-    /// One object a request.
-    Flat,
-    /// An array of objects a request.
-    Nested,
-}
-
-/// How records are cut into requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Cut {
-    pub(super) format: JsonFormat,
-    pub(super) records_max: u64,
-    /// Bytes of one body.
-    pub(super) message_bytes_max: u64,
-}
-
-impl Cut {
-    /// What `options` say; `self` where they say nothing.
-    pub(super) fn overridden(self, options: &Options) -> Self {
-        let number = |name| options.int(name).and_then(|value| u64::try_from(value).ok());
-        Self {
-            format: match options.text("json_format") {
-                Some("nested") => JsonFormat::Nested,
-                Some(_) => JsonFormat::Flat,
-                None => self.format,
-            },
-            records_max: number("max_batch_size").unwrap_or(self.records_max),
-            message_bytes_max: number("max_message_size").unwrap_or(self.message_bytes_max),
-        }
-    }
-
-    /// Bytes of a body with records of these lengths.
-    pub(super) fn body_bytes(self, records: usize, record_bytes: u64) -> u64 {
-        match self.format {
-            JsonFormat::Flat => record_bytes,
-            // Two brackets, and a comma between records.
-            JsonFormat::Nested => record_bytes + 1 + (records as u64).max(1),
-        }
-    }
-
-    /// The most bytes of a unit as the session counts them, a newline after each record, so that a nested unit is one body.
-    pub(super) fn unit_bytes_max(self) -> u64 {
-        match self.format {
-            JsonFormat::Flat => self.message_bytes_max + 1,
-            JsonFormat::Nested => self.message_bytes_max.saturating_sub(1),
-        }
-    }
-}
-
-impl Default for Cut {
-    fn default() -> Self {
-        Self { format: JsonFormat::Flat, records_max: 1, message_bytes_max: MESSAGE_BYTES_DEFAULT }
+/// The most bytes of a unit as the session counts them, a newline after each record, so that a nested unit is one body.
+pub(super) fn unit_bytes_max(cut: Cut) -> u64 {
+    match cut.format {
+        JsonFormat::Flat => cut.message_bytes_max + 1,
+        JsonFormat::Nested => cut.message_bytes_max.saturating_sub(1),
     }
 }
 

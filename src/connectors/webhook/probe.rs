@@ -1,50 +1,22 @@
 //! Why: says step by step what stands between this service and a receiver. Never posts anything unless a write was asked for.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
-use tokio::time::Instant;
 use url::Url;
 
-use super::{
-    options::{Cut, JsonFormat},
-    receiver::Receiver,
-};
+use super::receiver::Receiver;
 use crate::connectors::{
-    connector::{ConnectContext, Probe, ProbeStep, SinkKind, StepResult},
+    connector::{ConnectContext, Probe, SinkKind},
     error::ConnectorError,
+    messages::{Cut, JsonFormat},
+    steps::Steps,
 };
-
-/// The steps so far.
-struct Steps {
-    steps: Vec<ProbeStep>,
-    began: Instant,
-}
-
-impl Steps {
-    /// Records how step `name`, tried since the last one, went.
-    fn tried<T>(&mut self, name: &str, result: Result<T, ConnectorError>, details: impl FnOnce(&T) -> Vec<(String, String)>) -> Option<T> {
-        let (result, details, value) = match result {
-            Ok(value) => (StepResult::Passed, details(&value), Some(value)),
-            Err(error) => (StepResult::Failed { message: error.message.clone(), error }, Vec::new(), None),
-        };
-        let elapsed = self.began.elapsed();
-        self.began = Instant::now();
-        self.steps.push(ProbeStep { name: name.to_owned(), result, elapsed, details });
-        value
-    }
-
-    fn skipped(&mut self, name: &str) {
-        self.steps.push(ProbeStep { name: name.to_owned(), result: StepResult::Skipped, elapsed: Duration::ZERO, details: Vec::new() });
-    }
-}
 
 const STEPS: [&str; 7] = ["configuration", "credential", "resolve", "connect", "tls", "authenticate", "write"];
 
 /// Tries the steps one by one; those after a failed one are skipped, and so is whatever only a request could tell unless `write`.
 pub(super) async fn probe(url: &Url, shown: &str, cut: Cut, cx: &ConnectContext, write: bool) -> Probe {
-    let mut steps = Steps { steps: Vec::new(), began: Instant::now() };
+    let mut steps = Steps::new();
     let receiver = walk(&mut steps, url, shown, cx).await;
     if let Some(receiver) = receiver.filter(|_| write) {
         // A webhook has no way to ask who one is but the request itself.
@@ -55,10 +27,7 @@ pub(super) async fn probe(url: &Url, shown: &str, cut: Cut, cx: &ConnectContext,
         let result = receiver.post(&id, headers, body).await;
         steps.tried("write", result, |status| vec![("http_status".to_owned(), status.as_u16().to_string()), ("webhook_id".to_owned(), id)]);
     }
-    for name in STEPS.iter().skip(steps.steps.len()) {
-        steps.skipped(name);
-    }
-    Probe { steps: steps.steps, checked: cx.ambient.now() }
+    Probe { steps: steps.end(&STEPS), checked: cx.ambient.now() }
 }
 
 /// Everything up to TLS; `None` once a step has failed.

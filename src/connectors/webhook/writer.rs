@@ -3,18 +3,15 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{
-    options::{Cut, JsonFormat},
-    receiver::Receiver,
-    signature::message_id,
-};
+use super::{options::unit_bytes_max, receiver::Receiver, signature::message_id};
 use crate::{
     connectors::{
         connector::{Appended, Artifact, Epoch, Finish, Mark, Outcome, Settlement, SinkWriter, StreamId, UnitPolicy},
         error::{ConnectorError, ConnectorErrorKind as Kind, ErrorClass},
+        messages::{Cut, is_traceparent},
     },
     record::{Batch, Offset, RecordFault, RecordFaultKind, Records},
 };
@@ -54,7 +51,7 @@ impl WebhookWriter {
     pub(super) fn units(cut: Cut) -> UnitPolicy {
         UnitPolicy {
             records_max: cut.records_max,
-            bytes_max: cut.unit_bytes_max(),
+            bytes_max: unit_bytes_max(cut),
             age_max: std::time::Duration::ZERO,
             idle_max: std::time::Duration::ZERO,
             commits_in_flight: 1,
@@ -65,16 +62,9 @@ impl WebhookWriter {
     fn messages(&mut self) -> Vec<Message> {
         let unit = std::mem::take(&mut self.unit);
         self.unit_bytes = 0;
-        let per_message = if self.cut.format == JsonFormat::Flat { 1 } else { usize::try_from(self.cut.records_max).unwrap_or(usize::MAX) };
         let (mut messages, mut rest) = (Vec::new(), unit.as_slice());
         while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = rest.iter().take(per_message).enumerate().take_while(|(index, record)| {
-                bytes += record.text.len() as u64;
-                self.cut.body_bytes(index + 1, bytes) <= self.cut.message_bytes_max
-            });
-            // `append` has let no record in that is too large alone.
-            let (now, later) = rest.split_at(fits.count().max(1));
+            let (now, later) = rest.split_at(self.cut.fitting(rest.iter().map(|record| record.text.len())));
             messages.push(self.message(now));
             rest = later;
         }
@@ -95,7 +85,7 @@ impl WebhookWriter {
         if let Some(trace) = records.iter().find_map(|record| record.traceparent.as_deref()).and_then(traceparent) {
             set("traceparent", Ok(trace));
         }
-        Message { id: message_id(&self.stream, first, last, count), headers, body: body(self.cut.format, records), first, count }
+        Message { id: message_id(&self.stream, first, last, count), headers, body: self.cut.message(records.iter().map(|record| &record.text)), first, count }
     }
 
     fn too_large(&self, offset: Offset, bytes: usize) -> (Offset, RecordFault) {
@@ -104,25 +94,9 @@ impl WebhookWriter {
     }
 }
 
-fn body(format: JsonFormat, records: &[Record]) -> Bytes {
-    if let (JsonFormat::Flat, [record]) = (format, records) {
-        return record.text.clone();
-    }
-    let mut body = BytesMut::with_capacity(records.iter().map(|record| record.text.len() + 1).sum::<usize>() + 1);
-    for (index, record) in records.iter().enumerate() {
-        body.put_u8(if index == 0 { b'[' } else { b',' });
-        body.put_slice(&record.text);
-    }
-    body.put_u8(b']');
-    body.freeze()
-}
-
 /// A W3C trace context, if it is one: it came from a client, and goes into a header.
 fn traceparent(text: &str) -> Option<HeaderValue> {
-    let parts: Vec<&str> = text.split('-').collect();
-    let right = matches!(parts[..], [version, trace, span, flags] if version == "00" && trace.len() == 32 && span.len() == 16 && flags.len() == 2);
-    let hex = parts.iter().all(|part| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)));
-    if right && hex { HeaderValue::from_str(text).ok() } else { None }
+    is_traceparent(text).then(|| HeaderValue::from_str(text).ok()).flatten()
 }
 
 #[async_trait]
@@ -133,7 +107,7 @@ impl SinkWriter for WebhookWriter {
         };
         let records = || (batch.first_offset..).zip((0..lines.len()).map(|index| lines.line(index)));
         let too_large: Vec<_> = records()
-            .filter(|(_, text)| self.cut.body_bytes(1, text.len() as u64) > self.cut.message_bytes_max)
+            .filter(|(_, text)| self.cut.message_bytes(1, text.len() as u64) > self.cut.message_bytes_max)
             .map(|(offset, text)| self.too_large(offset, text.len()))
             .collect();
         if let Some((_, first)) = too_large.first() {
@@ -143,7 +117,7 @@ impl SinkWriter for WebhookWriter {
         }
         self.unit.extend(records().map(|(offset, text)| Record { offset, text, traceparent: batch.traceparent.clone() }));
         self.unit_bytes += lines.byte_count();
-        let full = self.unit.len() as u64 >= self.cut.records_max || self.unit_bytes >= self.cut.unit_bytes_max();
+        let full = self.unit.len() as u64 >= self.cut.records_max || self.unit_bytes >= unit_bytes_max(self.cut);
         Ok(if full { Appended::Full } else { Appended::Room })
     }
 
