@@ -43,7 +43,7 @@ use crate::{
     connectors::{
         Kinds,
         connector::Kind,
-        egress::{Egress, EgressPolicy},
+        egress::{CLOUD_VARIABLES, Cloud, Egress, EgressPolicy},
         local::Local,
     },
     delivery::{Delivery, DeliverySettings, Directive, DrainReason, LiveSession, Which},
@@ -374,8 +374,14 @@ fn key_ring(settings: &Settings, new: bool, ids: &dyn Ids) -> Result<KeyRing, Ap
 }
 
 fn egress(settings: &Settings, own_listeners: Vec<SocketAddr>) -> Result<Egress, AppError> {
-    let policy =
-        EgressPolicy { allow: settings.egress_allow.clone(), deny: settings.egress_deny.clone(), private_allowed: settings.egress_private, own_listeners };
+    let variables = CLOUD_VARIABLES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))).collect();
+    let policy = EgressPolicy {
+        allow: settings.egress_allow.clone(),
+        deny: settings.egress_deny.clone(),
+        private_allowed: settings.egress_private,
+        own_listeners,
+        cloud: Cloud { managed_credentials: settings.egress_managed_credentials, variables },
+    };
     let extra = &settings.egress_ca;
     let pem = if extra.as_os_str().is_empty() { Ok(Vec::new()) } else { fs::read(extra) };
     let pem = pem.map_err(|fault| AppError::Settings(format!("egress_ca: {}: {fault}", extra.display())))?;

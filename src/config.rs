@@ -48,6 +48,7 @@ pub struct Settings {
     pub egress_deny: Vec<IpNet>,
     pub egress_private: bool,
     pub egress_ca: PathBuf,
+    pub egress_managed_credentials: bool,
     pub sessions_max: usize,
     pub budget_bytes: u64,
     #[serde(with = "span")]

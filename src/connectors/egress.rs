@@ -6,6 +6,7 @@ mod http_client;
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     fmt, io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -24,7 +25,7 @@ use url::Host;
 
 pub use self::{
     address::AddressClass,
-    http_client::{HttpClient, HttpOptions},
+    http_client::{ExchangeError, HttpClient, HttpOptions, ReplyBody, Stage, find, innermost, read_bounded, retry_after},
 };
 use super::{
     connector::SinkKind,
@@ -42,6 +43,55 @@ pub struct EgressPolicy {
     pub private_allowed: bool,
     /// Where this service itself listens: never a destination. An unspecified address stands for loopback.
     pub own_listeners: Vec<SocketAddr>,
+    /// What clouds tell this process about themselves.
+    pub cloud: Cloud,
+}
+
+/// What clouds tell this process about themselves: the operator's word, as much as a setting is. Users have no say in it.
+#[derive(Clone, Default)]
+pub struct Cloud {
+    /// Whether sinks may use the identity that the cloud gives to this host: whoever may create a sink then acts with it.
+    pub managed_credentials: bool,
+    /// Variables of the environment that say where identities are found, those of [`CLOUD_VARIABLES`].
+    pub variables: BTreeMap<String, String>,
+}
+
+/// The variables that the clouds' own libraries read to find identities and the services that hand them out.
+pub const CLOUD_VARIABLES: [&str; 19] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_ROLE_ARN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_EC2_METADATA_SERVICE_ENDPOINT",
+    "AWS_ENDPOINT_URL_STS",
+    "AZURE_AUTHORITY_HOST",
+    "AZURE_CLIENT_ID",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_POD_IDENTITY_AUTHORITY_HOST",
+    "IDENTITY_ENDPOINT",
+    "IDENTITY_HEADER",
+    "GCE_METADATA_HOST",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+];
+
+impl fmt::Debug for Cloud {
+    /// Values may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let variables: Vec<&String> = self.variables.keys().collect();
+        f.debug_struct("Cloud").field("managed_credentials", &self.managed_credentials).field("variables", &variables).finish()
+    }
+}
+
+impl Cloud {
+    /// The value of a variable, where it is set and not empty.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
 }
 
 /// Whether destinations of `kind` normally live at private addresses.
@@ -81,6 +131,8 @@ pub enum EgressError {
     Resolve { host: String, source: io::Error },
     #[error("{host} is not a loopback address, and without TLS a credential may go to no other; use https://")]
     NotLoopback { host: String },
+    #[error("{host} is not where a cloud's metadata service is")]
+    NotMetadata { host: String },
     #[error("no connection to {host} port {port}: {source}")]
     Connect { host: String, port: u16, source: io::Error },
     #[error("no connection to {host} port {port} within {} seconds", limit.as_secs_f32())]
@@ -96,7 +148,7 @@ impl EgressError {
     pub fn kind(&self) -> ConnectorErrorKind {
         use ConnectorErrorKind as K;
         match self {
-            Self::Blocked { .. } => K::BlockedAddress,
+            Self::Blocked { .. } | Self::NotMetadata { .. } => K::BlockedAddress,
             Self::NotAHost { .. } | Self::NotLoopback { .. } => K::Misconfigured,
             Self::Resolve { .. } | Self::Connect { .. } => K::Unreachable,
             Self::TimedOut { .. } => K::TimedOut,
@@ -149,6 +201,16 @@ impl Egress {
     /// As [`Egress::new`], with another resolver.
     pub fn with_resolver(policy: EgressPolicy, extra_roots_pem: &[u8], resolver: Arc<dyn Resolver>) -> Result<Self, EgressError> {
         Ok(Self { policy, resolver, tls: Arc::new(tls_config(extra_roots_pem)?) })
+    }
+
+    /// What clouds tell this process about themselves.
+    pub fn cloud(&self) -> &Cloud {
+        &self.policy.cloud
+    }
+
+    /// The addresses of `host`, not filtered: for the metadata client, which has a list of its own.
+    async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, EgressError> {
+        self.resolver.lookup(host).await.map_err(|source| EgressError::Resolve { host: host.to_owned(), source })
     }
 
     /// The TLS settings of every kind: TLS 1.2 or newer, certificates and host names always verified. No ALPN.

@@ -1,14 +1,17 @@
 //! Why: everything that knows a destination lives here, one folder a sink kind. Never knows sessions, permissions or who is calling.
 
+pub mod azure;
 pub mod connector;
 pub mod credential;
 pub mod destination;
 pub mod egress;
 pub mod error;
+pub mod gcs;
 pub mod kafka;
 mod messages;
 mod object;
 pub mod options;
+pub mod s3;
 mod steps;
 pub mod webhook;
 
@@ -31,13 +34,13 @@ impl Kinds {
     /// Every kind of the product, by name.
     pub fn standard(local: local::Local) -> Self {
         Self(Arc::new([
-            Arc::new(NotYet(&AZURE)) as Arc<dyn Kind>,
-            Arc::new(NotYet(&GCS)),
+            Arc::new(azure::Azure) as Arc<dyn Kind>,
+            Arc::new(gcs::Gcs),
             Arc::new(NotYet(&HDFS)),
             Arc::new(NotYet(&JDBC)),
             Arc::new(kafka::Kafka),
             Arc::new(local),
-            Arc::new(NotYet(&S3)),
+            Arc::new(s3::S3),
             Arc::new(webhook::Webhook),
         ]))
     }
@@ -100,8 +103,5 @@ macro_rules! not_yet {
     };
 }
 
-not_yet!(AZURE, Azure, "azure", "azure://account.blob.core.windows.net", [AzureAd, AzureOauth, AzureSas, AzureStorageKey], true);
-not_yet!(GCS, Gcs, "gcs", "gcs://storage.googleapis.com", [GcsServiceAccountId, GcsServiceAccountKeys], true);
 not_yet!(HDFS, Hdfs, "hdfs", "hdfs://namenode:8020", [Hdfs], true);
 not_yet!(JDBC, Jdbc, "jdbc", "jdbc:postgresql://host:5432/database", [Jdbc], true);
-not_yet!(S3, S3, "s3", "s3://s3.eu-central-1.amazonaws.com", [AwsAccessKey, AwsIamRole], true);

@@ -121,6 +121,23 @@ pub const COMMON: [OptionSpec; 5] = [
     OptionSpec::new("dead_letter_sink", OptionType::Text, "Where rejected records go under DEAD_LETTER: a data sink, or table://[schema.]table."),
 ];
 
+/// The options of several lists as one, of exactly `N`.
+pub const fn join<const N: usize>(lists: &[&[OptionSpec]]) -> [OptionSpec; N] {
+    let mut joined = [COMMON[0]; N];
+    let (mut list, mut at) = (0, 0);
+    while list < lists.len() {
+        let mut item = 0;
+        while item < lists[list].len() {
+            joined[at] = lists[list][item];
+            item += 1;
+            at += 1;
+        }
+        list += 1;
+    }
+    assert!(at == N, "N is the sum of the lists");
+    joined
+}
+
 /// What is wrong with one option or with the destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigFault {

@@ -5,10 +5,11 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use object_store::{Error, ObjectStore, multipart::MultipartStore};
 
+use super::endpoint::Endpoint;
 use crate::connectors::{
     connector::{ConnectContext, SinkKind},
     credential::CredentialType,
-    error::{ConnectorError, ConnectorErrorKind as Kind},
+    error::ConnectorError,
 };
 
 /// An opened bucket (a container at Azure). Cheap to clone.
@@ -28,6 +29,13 @@ pub(in crate::connectors) struct Bucket {
 
 impl fmt::Debug for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Bucket {
+    /// As in `s3://bucket`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", self.kind, self.name)
     }
 }
@@ -40,13 +48,7 @@ impl Bucket {
 
     /// What a failure of the store means. `doing` completes "cannot …", as in `write s3://b/k`; "already exists" is not an error here: callers look at it first.
     pub(in crate::connectors) fn explain(&self, error: &Error, doing: &str) -> ConnectorError {
-        let kind = match error {
-            Error::NotFound { .. } => Kind::NotFound,
-            Error::PermissionDenied { .. } => Kind::PermissionDenied,
-            Error::Unauthenticated { .. } => Kind::Unauthenticated,
-            _ => Kind::Unknown,
-        };
-        ConnectorError::new(kind, format!("cannot {doing}"))
+        super::errors::explain(self, error, doing)
     }
 }
 
@@ -55,6 +57,11 @@ impl Bucket {
 pub(in crate::connectors) trait BucketSource: Send + Sync + fmt::Debug {
     /// Whether it can use a credential of this type.
     fn accepts(&self, credential: CredentialType) -> bool;
+
+    /// Where its requests go, for a check step by step; `None` where there is no such place (a store in memory).
+    fn endpoint(&self, _cx: &ConnectContext) -> Result<Option<Endpoint>, ConnectorError> {
+        Ok(None)
+    }
 
     /// The bucket, with the credential as it is now. Makes no request.
     async fn bucket(&self, cx: &ConnectContext) -> Result<Bucket, ConnectorError>;

@@ -1,6 +1,6 @@
 //! Why: one request to one receiver and what its answer means. Never repeats what the receiver says, never follows it elsewhere, and never sends a credential in the clear.
 
-use std::{error::Error, time::Duration};
+use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -15,15 +15,12 @@ use crate::{
     connectors::{
         connector::{ConnectContext, SinkKind},
         credential::OpenCredential,
-        egress::{EgressError, HttpClient, HttpOptions},
+        egress::{EgressError, HttpClient, HttpOptions, find, innermost, retry_after},
         error::{ConnectorError, ConnectorErrorKind as Kind, ErrorClass, Retry},
     },
     limits,
     secret::{Redactor, Secret},
 };
-
-/// The longest a receiver may make us wait.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 
 /// How to reach one receiver and be known there; made anew for each connection, so that it holds the current version of the credential.
 #[derive(Debug)]
@@ -265,44 +262,6 @@ fn judge(status: StatusCode, headers: &HeaderMap, now: Timestamp, shown: &str) -
     Err(error)
 }
 
-/// How long `Retry-After` asks us to wait, in seconds or as a date, but never longer than is good for a stream.
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    let wait = match text.parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let date = httpdate::parse_http_date(text).ok()?.duration_since(std::time::UNIX_EPOCH).ok()?;
-            Timestamp::from_micros(i64::try_from(date.as_micros()).unwrap_or(i64::MAX)).since(now)
-        }
-    };
-    Some(wait.min(RETRY_AFTER_MAX)).filter(|wait| !wait.is_zero())
-}
-
-/// The first error of type `T` in the chain of causes; I/O errors hide theirs from the chain.
-fn find<'a, T: Error + 'static>(fault: &'a (dyn Error + 'static)) -> Option<&'a T> {
-    let mut next = Some(fault);
-    while let Some(fault) = next {
-        let wrapped = fault.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if let Some(found) = fault.downcast_ref::<T>().or_else(|| wrapped.and_then(|inner| inner.downcast_ref::<T>())) {
-            return Some(found);
-        }
-        next = match wrapped {
-            Some(inner) => Some(inner),
-            None => fault.source(),
-        };
-    }
-    None
-}
-
-/// The text of the last cause: the only one that is not a library's wrapping.
-fn innermost(fault: &(dyn Error + 'static)) -> String {
-    let mut last = fault;
-    while let Some(next) = last.source() {
-        last = next;
-    }
-    last.to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -358,7 +317,7 @@ mod tests {
         assert_eq!(retry("Thu, 01 Jan 2026 00:00:42 GMT"), Retry::After(Duration::from_secs(42)));
         assert_eq!(retry("Thursday, 01-Jan-26 00:00:42 GMT"), Retry::After(Duration::from_secs(42)));
         for far in ["86400", "18446744073709551615", "Fri, 01 Jan 2027 00:00:00 GMT"] {
-            assert_eq!(retry(far), Retry::After(RETRY_AFTER_MAX), "{far}");
+            assert_eq!(retry(far), Retry::After(Duration::from_secs(300)), "{far}");
         }
         for useless in ["0", "soon", "-1", "1.5", "", "Wed, 31 Dec 2025 23:59:00 GMT", "18446744073709551616"] {
             assert_eq!(retry(useless), Retry::Backoff, "{useless:?}");

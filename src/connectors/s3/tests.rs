@@ -1,0 +1,1 @@
+//! The kind on its own, and against a real server.
