@@ -7,6 +7,10 @@ mod http;
 mod probe;
 mod sink;
 mod token;
+#[cfg_attr(not(test), expect(dead_code, reason = "the engine that writes through it comes next"))]
+mod format;
+#[cfg_attr(not(test), expect(dead_code, reason = "the engine that writes through it comes next"))]
+mod path;
 
 use super::options::{OptionSpec, OptionType};
 
