@@ -232,11 +232,12 @@ class KafkaExactlyOnce(Target):
         self.topic = f"faults-{self.delivery.replace('_', '-')}-{seed}-{os.getpid()}"
 
     def address(self):
-        # Brokers advertise where they are to be reached: behind a proxy that is the proxy, on a listener of its own.
-        return os.environ["KAFKA_PROXIED_TO"] if self.proxy else os.environ["KAFKA_BOOTSTRAP"]
+        return os.environ["KAFKA_BOOTSTRAP"]
 
     def make_proxy(self, make):
-        return make(os.environ["KAFKA_PROXIED_TO"], os.environ["KAFKA_PROXIED"])
+        # Brokers advertise where they are to be reached: behind a proxy that is the proxy, before a listener of its own.
+        advertised, listener = os.environ["KAFKA_PROXIED"].split(",")[0].split("=")
+        return make(listener, advertised)
 
     def create(self, server):
         subprocess.run([os.path.join(SERVICES, "kafka-topic"), self.topic, str(self.partitions)], check=True, stdout=subprocess.DEVNULL)

@@ -332,8 +332,7 @@ impl Shared {
             }
             self.hold().await;
             self.catch(&mut locked(talk), &buffer[..read]);
-            self.write(&mut to, &buffer[..read]).await?;
-            self.count(|counts| counts.up_bytes += read as u64);
+            self.write(&mut to, &buffer[..read], |counts| &mut counts.up_bytes).await?;
         }
     }
 
@@ -363,10 +362,7 @@ impl Shared {
             match caught {
                 Some(true) => return Err(Broken::ReplyLost),
                 Some(false) => {}
-                None => {
-                    self.write(&mut to, &buffer[..read]).await?;
-                    self.count(|counts| counts.down_bytes += read as u64);
-                }
+                None => self.write(&mut to, &buffer[..read], |counts| &mut counts.down_bytes).await?,
             }
         }
     }
@@ -419,7 +415,7 @@ impl Shared {
         }
     }
 
-    async fn write(&self, to: &mut WriteHalf<'_>, bytes: &[u8]) -> io::Result<()> {
+    async fn write(&self, to: &mut WriteHalf<'_>, bytes: &[u8], counter: fn(&mut Counts) -> &mut u64) -> io::Result<()> {
         let Behaviour { delay, bytes_per_second, one_byte, .. } = *self.behaviour.borrow();
         if !delay.is_zero() {
             sleep(delay).await;
@@ -431,6 +427,7 @@ impl Shared {
         };
         for piece in bytes.chunks(piece_bytes) {
             to.write_all(piece).await?;
+            self.count(|counts| *counter(counts) += piece.len() as u64);
             if bytes_per_second > 0 {
                 #[expect(clippy::cast_precision_loss, reason = "a piece is small")]
                 sleep(Duration::from_secs_f64(piece.len() as f64 / bytes_per_second as f64)).await;

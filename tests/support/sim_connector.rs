@@ -96,6 +96,12 @@ pub(crate) struct Lies {
     pub(crate) loses_every: u64,
     /// Commits of older epochs are taken.
     pub(crate) ignores_fence: bool,
+    /// Every n-th commit's records are there twice; 0: never. A transaction's target only, as the next two.
+    pub(crate) repeats_every: u64,
+    /// The mark is written after the records, in a second step: a commit whose reply is lost has moved only the records.
+    pub(crate) marks_apart: bool,
+    /// Records can be seen as soon as they are appended.
+    pub(crate) shows_early: bool,
 }
 
 /// Random faults.
@@ -161,6 +167,7 @@ struct State {
     /// Whether records can be refused at all.
     picky: bool,
     committed: u64,
+    replies_lost: u64,
     /// Requests whose sender is gone: they may still arrive.
     in_the_wire: Vec<(u64, Unit)>,
     log: Vec<String>,
@@ -189,6 +196,7 @@ impl SimTarget {
             lies: Lies::default(),
             picky: true,
             committed: 0,
+            replies_lost: 0,
             in_the_wire: Vec::new(),
             log: Vec::new(),
         })))
@@ -248,6 +256,16 @@ impl SimTarget {
         let state = self.state();
         let Some(stream) = state.streams.get(stream) else { return Vec::new() };
         stream.visible.iter().chain(&stream.staged).cloned().collect()
+    }
+
+    /// Everything that a reader sees, stream by stream.
+    pub(crate) fn everything(&self) -> Vec<(StreamId, Vec<Visible>)> {
+        self.state().streams.iter().map(|(id, stream)| (id.clone(), stream.visible.clone())).collect()
+    }
+
+    /// How many commits took effect and did not say so.
+    pub(crate) fn replies_lost(&self) -> u64 {
+        self.state().replies_lost
     }
 
     /// The offsets of [`Self::visible`].
@@ -357,7 +375,8 @@ impl State {
 
     fn transact(&mut self, unit: &Unit) -> Result<Outcome, ConnectorError> {
         let keep = self.family != Family::Discard;
-        let ignores_fence = self.lies.ignores_fence;
+        let Lies { ignores_fence, repeats_every, shows_early, .. } = self.lies;
+        let times = if repeats_every > 0 && self.committed.is_multiple_of(repeats_every) { 2 } else { usize::from(!shows_early) };
         let stream = self.streams.entry(unit.stream.clone()).or_default();
         if unit.epoch != stream.epoch && !ignores_fence {
             let newer = ConnectorError::new(ConnectorErrorKind::Fenced, format!("epoch {} has the stream", stream.epoch));
@@ -367,7 +386,9 @@ impl State {
         if keep {
             let records = unit.records.iter().map(|(offset, text)| Visible { offset: *offset, epoch: unit.epoch, text: text.clone() });
             let place = if unit.mode == CommitMode::OnFinish { &mut stream.staged } else { &mut stream.visible };
-            place.extend(records);
+            for _ in 0..times {
+                place.extend(records.clone());
+            }
         }
         Ok(outcome(unit))
     }
@@ -580,7 +601,16 @@ async fn commit(target: &Arc<SimTarget>, unit: Unit) -> Result<Outcome, Connecto
         None => tokio::time::sleep(Duration::from_millis(1)).await,
     }
     in_flight.unit = None;
-    let result = target.state().apply(&unit);
+    let result = {
+        let mut state = target.state();
+        let before = state.streams.get(&unit.stream).and_then(|stream| stream.mark);
+        let result = state.apply(&unit);
+        state.replies_lost += u64::from(reply_lost);
+        if reply_lost && state.lies.marks_apart {
+            state.streams.entry(unit.stream).or_default().mark = before;
+        }
+        result
+    };
     if reply_lost { Err(ConnectorError::new(ConnectorErrorKind::Unknown, "the reply was lost")) } else { result }
 }
 
@@ -629,7 +659,12 @@ impl SinkWriter for SimWriter {
         if let Some(error) = self.target.state().refusal(&records, REFUSED_AT_APPEND) {
             return Err(error);
         }
-        if self.target.state().family == Family::Discard {
+        let mut state = self.target.state();
+        if state.lies.shows_early {
+            let seen = records.iter().map(|(offset, text)| Visible { offset: *offset, epoch: self.epoch, text: text.clone() });
+            state.streams.entry(self.stream.clone()).or_default().visible.extend(seen);
+        }
+        if state.family == Family::Discard {
             self.taken += records.len() as u64;
         } else {
             self.unit.extend(records);

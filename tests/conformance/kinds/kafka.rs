@@ -1,0 +1,235 @@
+//! Why: Kafka under test: a topic of its own a trial, read by Kafka's console consumer in `read_committed`, reached through the fault proxy whose address the broker advertises. Never speaks the protocol.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use datasink::api::pb::DeliveryGuarantee;
+use tokio::process::Command;
+
+use crate::{
+    foreign,
+    kind::{Fence, Kind, Promises, Seen, SinkSpec, Target},
+    proxy::{Mode, Proxy, Wanted},
+    support::Caller,
+};
+
+/// Partitions of a topic: order is promised within one.
+const PARTITIONS: &str = "3";
+/// Bytes of one message, for the sink; the topic takes more.
+const MESSAGE_BYTES_MAX: usize = 20_000;
+/// How long the console consumer waits for a further record.
+const IDLE_MS: &str = "3000";
+/// API keys.
+const PRODUCE: i16 = 0;
+const END_TXN: i16 = 26;
+/// Slow enough to be cut in the middle of a unit.
+const SLOW_BYTES_PER_SECOND: u64 = 20_000;
+/// More than what is said before the records of a unit, and less than the unit.
+const HALF_BYTES: u64 = 30_000;
+
+/// A topic of a real broker.
+pub struct Kafka {
+    pub exactly_once: bool,
+}
+
+const NO_LOGIN: &str = "the broker of this suite asks for no credential; `with kafka-secure` has those that do, for the tests in src/connectors/kafka";
+const EXACTLY_ONCE_DECLINES: &[(&str, &str)] = &[
+    ("template_field_missing", "records are placed by their key"),
+    ("wrong_credential_never_retried", NO_LOGIN),
+    ("rotated_credential_taken_up", NO_LOGIN),
+    ("on_finish", "it does not offer COMMIT_MODE_ON_FINISH"),
+];
+const IDEMPOTENT_DECLINES: &[(&str, &str)] = &[
+    ("template_field_missing", "records are placed by their key"),
+    ("wrong_credential_never_retried", NO_LOGIN),
+    ("rotated_credential_taken_up", NO_LOGIN),
+    ("on_finish", "it does not offer COMMIT_MODE_ON_FINISH"),
+    ("cut_in_the_middle_of_a_unit", "without a transaction each record is seen as it arrives"),
+    ("went_back_detected", "the topic keeps no mark that could go back"),
+];
+
+#[async_trait]
+impl Kind for Kafka {
+    fn name(&self) -> &'static str {
+        if self.exactly_once { "kafka-exactly-once" } else { "kafka-idempotent" }
+    }
+
+    fn promises(&self) -> Promises {
+        Promises {
+            guarantee: if self.exactly_once { DeliveryGuarantee::ExactlyOnce } else { DeliveryGuarantee::AtLeastOnce },
+            mark_kept: self.exactly_once,
+            fence: if self.exactly_once { Fence::Destination } else { Fence::Note },
+            copies_after_crash: !self.exactly_once,
+            declines: if self.exactly_once { EXACTLY_ONCE_DECLINES } else { IDEMPOTENT_DECLINES },
+        }
+    }
+
+    fn missing(&self) -> Option<String> {
+        foreign::lacking(&["KAFKA_BOOTSTRAP", "KAFKA_LIB", "KAFKA_PROXIED"])
+    }
+
+    async fn target(&self) -> Arc<dyn Target> {
+        let slot = Slot::take();
+        let proxy = slot.proxy().await;
+        Arc::new(KafkaTarget {
+            topic: topic().await,
+            exactly_once: self.exactly_once,
+            proxied: Some((proxy, slot)),
+            letters: false,
+            up_bytes: Mutex::default(),
+        })
+    }
+}
+
+/// An address that the broker advertises on one of its listeners, and where that listener is; one trial has it at a time.
+struct Slot {
+    advertised: String,
+    listener: String,
+}
+
+/// Those that no trial has.
+static FREE: Mutex<Option<Vec<(String, String)>>> = Mutex::new(None);
+
+impl Slot {
+    fn take() -> Self {
+        let mut free = FREE.lock().unwrap();
+        let slots = free.get_or_insert_with(|| {
+            let pairs = foreign::variable("KAFKA_PROXIED");
+            pairs.split(',').map(|pair| pair.split_once('=').expect("ADVERTISED=LISTENER")).map(|(one, two)| (one.to_owned(), two.to_owned())).collect()
+        });
+        let (advertised, listener) = slots.pop().expect("as many proxied listeners as trials at once: see --test-threads");
+        Self { advertised, listener }
+    }
+
+    /// The proxy of the trial before may still be going.
+    async fn proxy(&self) -> Proxy {
+        loop {
+            match Proxy::start(self.advertised.parse().unwrap(), self.listener.parse().unwrap()).await {
+                Ok(proxy) => return proxy,
+                Err(fault) if fault.kind() == std::io::ErrorKind::AddrInUse => tokio::task::yield_now().await,
+                Err(fault) => panic!("the proxy cannot listen on {}: {fault}", self.advertised),
+            }
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(free) = FREE.lock().unwrap().as_mut() {
+            free.push((self.advertised.clone(), self.listener.clone()));
+        }
+    }
+}
+
+/// A new topic.
+async fn topic() -> String {
+    let name = format!("conformance-{}", uuid::Uuid::new_v4().simple());
+    make_topic(&name).await;
+    name
+}
+
+async fn make_topic(name: &str) {
+    foreign::run(Command::new(foreign::file("tests/services/kafka-topic")).args([name, PARTITIONS]), "").await;
+}
+
+struct KafkaTarget {
+    topic: String,
+    exactly_once: bool,
+    /// A target for dead letters is reached without a proxy.
+    proxied: Option<(Proxy, Slot)>,
+    letters: bool,
+    up_bytes: Mutex<u64>,
+}
+
+impl KafkaTarget {
+    fn proxy(&self) -> &Proxy {
+        &self.proxied.as_ref().expect("nobody breaks the line to dead letters").0
+    }
+}
+
+#[async_trait]
+impl Target for KafkaTarget {
+    fn sink(&self) -> SinkSpec {
+        let option = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let address = self.proxied.as_ref().map_or_else(|| foreign::variable("KAFKA_BOOTSTRAP"), |(proxy, _)| proxy.address.to_string());
+        // A dead letter holds a record that was too large for its own sink.
+        let message_bytes_max = if self.letters { 10 * MESSAGE_BYTES_MAX } else { MESSAGE_BYTES_MAX };
+        SinkSpec {
+            destination: format!("kafka://{address}"),
+            options: vec![
+                option("kafka_topic_name", &self.topic),
+                option("kafka_delivery", if self.exactly_once { "exactly_once" } else { "idempotent" }),
+                option("max_message_size", &message_bytes_max.to_string()),
+            ],
+            credential: None,
+        }
+    }
+
+    async fn read(&self, _: &Caller) -> Vec<Seen> {
+        let arguments = [self.topic.as_str(), "--isolation", "read_committed", "--print", "partition", "--idle-ms", IDLE_MS];
+        let lines = foreign::run(Command::new(foreign::file("tests/services/kafka-read")).args(arguments), "").await;
+        let seen = |line: &str| {
+            let (partition, value) = line.split_once('\t').expect("the partition and the value");
+            let record: serde_json::Value = serde_json::from_str(value).expect("JSON");
+            // Streams share partitions; the cases tell them by ranges of numbers.
+            Seen { place: format!("{partition}/{}", record["n"].as_u64().unwrap_or(0) / 1_000), record }
+        };
+        lines.lines().map(seen).collect()
+    }
+
+    fn poison(&self, n: u64) -> String {
+        self.too_large(n)
+    }
+
+    async fn letters(&self) -> Arc<dyn Target> {
+        Arc::new(Self { topic: topic().await, exactly_once: self.exactly_once, proxied: None, letters: true, up_bytes: Mutex::default() })
+    }
+
+    async fn lose_reply(&self) {
+        self.proxy().lose_reply(Wanted::Kafka(if self.exactly_once { END_TXN } else { PRODUCE }), 1);
+    }
+
+    fn replies_lost(&self) -> u64 {
+        self.proxy().counts().replies_lost
+    }
+
+    async fn down(&self) {
+        self.proxy().mode(Mode::Refuse);
+    }
+
+    async fn up(&self) {
+        self.proxy().limit(0);
+        self.proxy().mode(Mode::Pass);
+    }
+
+    async fn slow(&self) {
+        *self.up_bytes.lock().unwrap() = self.proxy().counts().up_bytes;
+        self.proxy().limit(SLOW_BYTES_PER_SECOND);
+    }
+
+    async fn break_in_the_middle(&self) {
+        let before = *self.up_bytes.lock().unwrap();
+        self.proxy().until(|counts| counts.up_bytes >= before + HALF_BYTES).await;
+        self.proxy().mode(Mode::Refuse);
+        self.proxy().until(|counts| counts.cut > 0).await;
+    }
+
+    /// Kafka has no way to take back the newest records alone: the topic is deleted and made anew, empty.
+    async fn go_back(&self, _: &str, _: u64) {
+        let script = r#"exec java -Xmx128m -XX:+UseSerialGC -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$KAFKA_LIB/*" \
+            org.apache.kafka.tools.TopicCommand --bootstrap-server "$KAFKA_BOOTSTRAP" --delete --topic "$0""#;
+        foreign::run(Command::new("bash").args(["-c", script, &self.topic]), "").await;
+        make_topic(&self.topic).await;
+    }
+
+    fn nowhere(&self) -> (SinkSpec, String) {
+        let (mut sink, absent) = (self.sink(), "there-is-no-such-topic".to_owned());
+        sink.options.retain(|(name, _)| name != "kafka_topic_name");
+        sink.options.push(("kafka_topic_name".to_owned(), absent.clone()));
+        (sink, absent)
+    }
+
+    fn too_large(&self, n: u64) -> String {
+        format!(r#"{{"n":{n},"pad":"{}"}}"#, "x".repeat(MESSAGE_BYTES_MAX))
+    }
+}
