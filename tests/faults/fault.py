@@ -82,6 +82,7 @@ class Run:
         self.verdict, self.events, self.senders, self.figures = Verdict(), [], [], {}
         self.target = KINDS[args.kind](self.folder, args.seed)
         self.server = Server(self.folder, *TO_LOOPBACK)
+        self.servers = [self.server]
         self.samples, self.broke_off, self.finished_at = None, False, None
         self.hurts_server = args.fault in ("kill-server", "drain", "zombie")
 
@@ -164,7 +165,7 @@ class Run:
         for event in self.events:
             verdict.unless(event["proof"], "I10", f"nothing proves that the fault at {event['began']} happened")
         self._proof_of_the_kind(collected)
-        texts = {"the server's log": self.server.log_tail(64 << 20)}
+        texts = {f"the log {server.log_path}": server.log_tail(64 << 20) for server in self.servers}
         texts.update({f"an error of {sender.ledger.stream}": str(end) for sender in self.senders for end in sender.ends})
         checker.check_secrets(verdict, texts, target.secrets)
         self._figures(collected, announced)
@@ -221,6 +222,9 @@ class Run:
         if self.samples:
             self.samples.stop()
         self.server.stop()
+        for server in self.servers:
+            if server.process and server.process.poll() is None:
+                server.kill()
         if self.target.proxy:
             self.target.proxy.close()
         self.target.close()
@@ -356,6 +360,7 @@ def zombie(run, event):
     data = os.path.join(run.folder, f"heir-{len(run.events)}")
     shutil.copytree(os.path.join(first.folder, "data"), os.path.join(data, "data"))
     heir = Server(data, *TO_LOOPBACK).start()
+    run.servers.append(heir)
     run.server = run.samples.server = heir
     epochs = {}
     for sender in run.senders:
