@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 TOOLS := . tests/tools
 
-.PHONY: help run test bench lint proto
+.PHONY: help run test bench mutants lint proto
 .DEFAULT_GOAL := help
 
 help: ## Show the targets.
@@ -24,3 +24,6 @@ lint: ## Format check, clippy, licences, and the interface definition.
 
 proto: ## Format the interface definition and lint it.
 	@tests/lint/proto --fix
+
+mutants: ## Break the product on purpose, one way after another, and see the suite notice (minutes a mutant).
+	@$(TOOLS) && need_cargo && exec tests/faults/mutants/run $(ARGS)

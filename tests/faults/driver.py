@@ -1,61 +1,48 @@
-"""Why: one life of a client: opens a named stream, believes `opened`, pushes until something ends it. Never retries by itself."""
+"""Why: a client that is not ours: pushes a dense sequence over generated stubs, and after any end opens again and goes on exactly from the last ack. Never asks a fault's permission."""
 
 import queue
+import random
 import threading
 import time
 
 import grpc
 
 from datasink.v1 import common_pb2, push_pb2
+from server import reason_of
 
 # Records sent and not yet acknowledged, at most: below the server's own window, so that the driver never rests on flow control.
 OUTSTANDING_MAX = 5_000
 # How long an honest server may stay silent; heartbeats come far more often.
 SILENCE_SECONDS_MAX = 60
+# Batch sizes of one life; each life takes another row, so that what is sent again is never cut as it was.
+SIZES = [(1, 3), (5, 50), (100, 500), (1, 1000), (17, 17)]
+# Between two attempts to open; a server may ask for more.
+PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.1, 5
 
 
 class Life:
     """One session. `opened` is set once the server answered; `done` once the call is over; then `error` or `ended` says how."""
 
-    def __init__(self, pusher, ledger, sink, stream, sizes, random, records_per_second=None, options=None):
-        self.ledger, self.sizes, self.random, self.rate = ledger, sizes, random, records_per_second
+    def __init__(self, pusher, ledger, sink, sizes, rng, records_per_second=None, options=None, client_id="ledger-driver", takeover=False, outstanding=OUTSTANDING_MAX):
+        self.outstanding = outstanding
+        self.ledger, self.sizes, self.random, self.rate = ledger, sizes, rng, records_per_second
         self.opened, self.done, self.leave = threading.Event(), threading.Event(), threading.Event()
-        self.error = self.ended = self.drained = self.fault = None
-        self.acked_here = 0
+        self.error = self.ended = self.drained = self.fault = self.delivery = self.basis = None
+        # (seconds of the wall clock, DestinationStatus) as the server told them.
+        self.statuses = []
+        self.artifacts = []
         self._frames = queue.Queue()
-        self._progress = threading.Condition()
         # The open frame is queued before the call begins: the server waits for it.
         heartbeat = {"seconds": 1}
-        opening = push_pb2.OpenStream(data_sink=sink, stream=stream, client_id="ledger-driver", heartbeat_interval=heartbeat, options=options or {})
+        opening = push_pb2.OpenStream(data_sink=sink, stream=ledger.stream, client_id=client_id, takeover=takeover, heartbeat_interval=heartbeat, options=options or {})
         self._frames.put(push_pb2.PushRequest(open=opening))
         self._call = pusher.Push(iter(self._frames.get, None))
         threading.Thread(target=self._read, daemon=True).start()
         threading.Thread(target=self._write, daemon=True).start()
 
-    def wait_acked(self, records, seconds_max=SILENCE_SECONDS_MAX):
-        """Waits until this life alone has so many records acknowledged."""
-        deadline = time.monotonic() + seconds_max
-        with self._progress:
-            while self.acked_here < records and not self.done.is_set():
-                if not self._progress.wait(deadline - time.monotonic()):
-                    raise TimeoutError(f"only {self.acked_here} of {records} records acknowledged in {seconds_max} s")
-        if self.acked_here < records:
-            raise RuntimeError(f"the stream ended after {self.acked_here} of {records} records: {self.error or self.ended} {self.fault or ''}")
-
-    def finish(self, seconds_max=SILENCE_SECONDS_MAX):
-        """Stops sending, commits, and returns the last frame."""
-        self.leave.set()
-        if not self.done.wait(seconds_max):
-            raise TimeoutError("no end after finish")
-        if self.fault or self.error or not self.ended:
-            raise RuntimeError(f"finish failed: {self.fault or self.error or 'OK without ended'}")
-        return self.ended
-
-    def wait_done(self, seconds_max):
-        if not self.done.wait(seconds_max):
-            raise TimeoutError(f"the call did not end in {seconds_max} s")
-        if self.fault:
-            raise self.fault
+    def abandon(self):
+        """Goes away without a word, as a client does whose process is killed."""
+        self._call.cancel()
 
     def _read(self):
         try:
@@ -69,8 +56,6 @@ class Life:
         finally:
             self.done.set()
             self._frames.put(None)
-            with self._progress:
-                self._progress.notify_all()
 
     def _take(self, answer):
         frame = answer.WhichOneof("frame")
@@ -83,11 +68,10 @@ class Life:
             self.ledger.acknowledged(self.epoch, answer.ack.next_offset)
             counts = answer.ack.counts
             assert counts.delivered_records + counts.rejected_records == answer.ack.next_offset, f"counters do not add up: {counts} at {answer.ack.next_offset}"
-            with self._progress:
-                self.acked_here = answer.ack.next_offset - self.start
-                self._progress.notify_all()
         elif frame == "drain":
             self.drained = answer.drain
+        elif frame == "destination_status":
+            self.statuses.append((time.time(), answer.destination_status))
         elif frame == "ended":
             self.ended = answer.ended
             self.ledger.acknowledged(self.epoch, answer.ended.next_offset)
@@ -102,7 +86,7 @@ class Life:
         offset, began = self.start, time.monotonic()
         while not (self.done.is_set() or self.leave.is_set() or self.drained):
             ahead = offset - self.start
-            if offset - self.ledger.acked >= OUTSTANDING_MAX or (self.rate and ahead > self.rate * (time.monotonic() - began)):
+            if offset - self.ledger.acked >= self.outstanding or (self.rate and ahead > self.rate * (time.monotonic() - began)):
                 time.sleep(0.002)
                 continue
             count = self.random.randint(*self.sizes)
@@ -111,3 +95,82 @@ class Life:
             offset += count
         if self.leave.is_set() and not (self.done.is_set() or self.drained):
             self._frames.put(push_pb2.PushRequest(finish=push_pb2.FinishStream(expected_next_offset=offset)))
+
+
+class End:
+    """How one life ended, seen by its client."""
+
+    def __init__(self, life):
+        self.at, self.reason, self.code, self.text = time.time(), None, "OK", ""
+        if life.error is not None:
+            self.code, self.reason, self.text = life.error.code().name, reason_of(life.error), life.error.details() or ""
+        elif life.ended is not None:
+            self.reason = push_pb2.EndReason.Name(life.ended.reason)
+
+    def __str__(self):
+        return f"{self.code} {self.reason}: {self.text}"
+
+
+class Sender(threading.Thread):
+    """The client of one stream: it lives until the stream is finished, through any number of sessions."""
+
+    def __init__(self, server, ledger, sink, seed, records_per_second=None, options=None, outstanding=OUTSTANDING_MAX):
+        super().__init__(daemon=True)
+        self.outstanding = outstanding
+        self.server, self.ledger, self.sink, self.seed, self.rate, self.options = server, ledger, sink, seed, records_per_second, options
+        self.life, self.lives, self.ends, self.statuses, self.fault = None, [], [], [], None
+        self.finishing, self.stopping, self.progress = threading.Event(), threading.Event(), threading.Condition()
+
+    def run(self):
+        pause = PAUSE_SECONDS
+        while not self.stopping.is_set():
+            before = self.ledger.acked
+            number = len(self.lives)
+            try:
+                life = self._live(number)
+            except (AttributeError, ValueError):
+                # No channel: the server is between two lives of its own.
+                time.sleep(PAUSE_SECONDS)
+                continue
+            life.done.wait()
+            self.ends.append(End(life))
+            self.statuses += life.statuses
+            if life.fault:
+                self.fault = life.fault
+                return
+            if life.ended is not None and life.ended.reason == push_pb2.END_REASON_COMMITTED:
+                return
+            pause = PAUSE_SECONDS if self.ledger.acked > before else min(pause * 2, PAUSE_SECONDS_MAX)
+            self.stopping.wait(pause)
+
+    def _live(self, number):
+        life = Life(self.server.pusher, self.ledger, self.sink, SIZES[number % len(SIZES)], random.Random(f"{self.seed}/{self.ledger.stream}/{number}"), self.rate, self.options,
+                    takeover=True, outstanding=self.outstanding)
+        if self.finishing.is_set():
+            life.leave.set()
+        self.life = life
+        self.lives.append(life)
+        return life
+
+    def wait_acked(self, target, seconds_max):
+        """Waits until the stream is acknowledged up to there; says False where it is not in time."""
+        deadline = time.monotonic() + seconds_max
+        while self.ledger.acked < target:
+            if self.fault or not self.is_alive() or time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def finish(self, seconds_max=SILENCE_SECONDS_MAX):
+        """Finishes the stream; the last frame, or None if there was none in time."""
+        self.finishing.set()
+        if self.life:
+            self.life.leave.set()
+        self.join(seconds_max)
+        return self.life.ended if self.life and not self.is_alive() else None
+
+    def stop(self):
+        self.stopping.set()
+        if self.life:
+            self.life.abandon()
+        self.join(10)
