@@ -87,6 +87,9 @@ const MAY_EXPOSE: &[&str] = &[
     "src/api/authn.rs",
     "src/api/to_pb.rs",
     "src/app.rs",
+    // Hands them to the client library.
+    "src/connectors/kafka/security.rs",
+    "src/connectors/kafka/token.rs",
     "src/connectors/options.rs",
     "src/connectors/webhook/mod.rs",
     "src/connectors/webhook/receiver.rs",
