@@ -90,6 +90,9 @@ const MAY_EXPOSE: &[&str] = &[
     "src/app.rs",
     "src/connectors/gcs/credential.rs",
     "src/connectors/object/token.rs",
+    // Hands them to the client library.
+    "src/connectors/kafka/security.rs",
+    "src/connectors/kafka/token.rs",
     "src/connectors/options.rs",
     "src/connectors/webhook/mod.rs",
     "src/connectors/webhook/receiver.rs",

@@ -507,7 +507,7 @@ async fn every_fault_of_a_sink_is_told_at_once() {
     assert!(unknown.metadata.contains(&("did_you_mean", "max_batch_size".to_owned())));
     let scheme = world.sink("admin", "s", "ftp://x", &[]).await.expect_err("refused");
     assert_eq!(scheme.reason, Reason::InvalidDestination);
-    let kind = world.sink("admin", "s", "kafka://h:9092", &[]).await.expect_err("refused");
+    let kind = world.sink("admin", "s", "hdfs://h:8020", &[]).await.expect_err("refused");
     assert_eq!((kind.code, kind.reason), (Code::Unimplemented, Reason::KindUnsupported));
     let nothing = world.domain.alter_data_sink(&cx("admin"), alter_sink("s", &[])).await.expect_err("refused");
     assert_eq!(nothing.reason, Reason::NothingToAlter);

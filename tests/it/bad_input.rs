@@ -65,7 +65,7 @@ async fn names_schemes_and_destinations_are_checked() {
         assert_eq!(status.code(), Code::InvalidArgument, "{destination}: {status:?}");
         assert!(!status.message().contains("s3cr3t"), "{}", status.message());
     }
-    let status = sinks.create_data_sink(sink("default.s", "kafka://h:9092", &[])).await.unwrap_err();
+    let status = sinks.create_data_sink(sink("default.s", "hdfs://h:8020", &[])).await.unwrap_err();
     assert_error(&status, Code::Unimplemented, "KIND_UNSUPPORTED");
 }
 

@@ -20,7 +20,7 @@ use self::{
     store::{Deleting, Whole},
 };
 use super::{
-    connector::{ConnectContext, Connector, Descriptor, Guarantee, Kind, SinkKind},
+    connector::{ConnectContext, Connector, Descriptor, Example, ExampleCredential, Guarantee, Guide, Kind, SinkKind},
     credential::CredentialType,
     destination::Destination,
     error::{ConnectorError, ConnectorErrorKind},
@@ -41,7 +41,51 @@ static DESCRIPTOR: Descriptor = Descriptor {
     guarantee: Guarantee::ExactlyOnce,
     commit_on_finish: true,
     unavailable: None,
+    guide: Guide { basis: object::BASIS, limits: object::LIMITS, examples: &EXAMPLES },
 };
+
+static EXAMPLES: [Example; 5] = [
+    Example {
+        scheme: "storage account key",
+        destination: "azure",
+        options: &[("azure_container_name", "exports")],
+        credential: Some(ExampleCredential { credential_type: CredentialType::AzureStorageKey, identity: "account", secret: "<account key>", options: &[] }),
+    },
+    Example {
+        scheme: "shared access signature",
+        destination: "azure",
+        options: &[("azure_container_name", "exports")],
+        credential: Some(ExampleCredential { credential_type: CredentialType::AzureSas, identity: "account", secret: "<sas token>", options: &[] }),
+    },
+    Example {
+        scheme: "OAuth token",
+        destination: "azure://account.blob.core.windows.net",
+        options: &[("azure_container_name", "exports")],
+        credential: Some(ExampleCredential { credential_type: CredentialType::AzureOauth, identity: "", secret: "<token>", options: &[] }),
+    },
+    Example {
+        scheme: "Active Directory application",
+        destination: "azure",
+        options: &[("azure_container_name", "exports")],
+        credential: Some(ExampleCredential {
+            credential_type: CredentialType::AzureAd,
+            identity: "00000000-0000-0000-0000-000000000001",
+            secret: "<client secret>",
+            options: &[("azure_storage_account_name", "account"), ("azure_tenant_id", "00000000-0000-0000-0000-000000000002")],
+        }),
+    },
+    Example {
+        scheme: "managed identity",
+        destination: "azure",
+        options: &[
+            ("azure_container_name", "exports"),
+            ("use_managed_credentials", "true"),
+            ("azure_storage_account_name", "account"),
+            ("azure_tenant_id", "00000000-0000-0000-0000-000000000002"),
+        ],
+        credential: None,
+    },
+];
 
 impl Kind for Azure {
     fn descriptor(&self) -> &'static Descriptor {

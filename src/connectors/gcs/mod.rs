@@ -16,7 +16,7 @@ use object_store::{
 
 use self::options::Place;
 use super::{
-    connector::{ConnectContext, Connector, Descriptor, Guarantee, Kind, SinkKind},
+    connector::{ConnectContext, Connector, Descriptor, Example, ExampleCredential, Guarantee, Guide, Kind, SinkKind},
     credential::CredentialType,
     destination::Destination,
     error::{ConnectorError, ConnectorErrorKind},
@@ -37,7 +37,40 @@ static DESCRIPTOR: Descriptor = Descriptor {
     guarantee: Guarantee::ExactlyOnce,
     commit_on_finish: true,
     unavailable: None,
+    guide: Guide { basis: object::BASIS, limits: object::LIMITS, examples: &EXAMPLES },
 };
+
+static EXAMPLES: [Example; 4] = [
+    Example {
+        scheme: "service account (e-mail and private key)",
+        destination: "gcs",
+        options: &[("gcs_bucket_name", "exports")],
+        credential: Some(ExampleCredential {
+            credential_type: CredentialType::GcsServiceAccountId,
+            identity: "exports@project.iam.gserviceaccount.com",
+            secret: "<PEM of the private key>",
+            options: &[],
+        }),
+    },
+    Example {
+        scheme: "key file in a credential",
+        destination: "gcs",
+        options: &[("gcs_bucket_name", "exports")],
+        credential: Some(ExampleCredential {
+            credential_type: CredentialType::GcsServiceAccountKeys,
+            identity: "",
+            secret: "",
+            options: &[("gcs_service_account_keys", "<the key file, JSON text>")],
+        }),
+    },
+    Example {
+        scheme: "managed identity",
+        destination: "gcs",
+        options: &[("gcs_bucket_name", "exports"), ("use_managed_credentials", "true")],
+        credential: None,
+    },
+    Example { scheme: "public", destination: "gcs", options: &[("gcs_bucket_name", "exports")], credential: None },
+];
 
 impl Kind for Gcs {
     fn descriptor(&self) -> &'static Descriptor {

@@ -36,6 +36,12 @@ use crate::connectors::{
 
 /// How long the first question for metadata may take before the ears are asked whether it makes sense to wait; each further one may take twice as long.
 const ASK_FIRST: Duration = Duration::from_millis(250);
+/// How long reports are listened to at a time.
+const EVENTS_WAIT: Duration = Duration::from_millis(10);
+/// The most reports that are listened to at a time.
+const REPORTS_MAX: usize = 32;
+/// How long a client is listened to that will ask for a token.
+const TOKEN_WAIT: Duration = Duration::from_millis(100);
 /// How long a topic that is not there is asked for again, and how often.
 const NEWS_WAIT: Duration = Duration::from_secs(1);
 /// See [`NEWS_WAIT`].
@@ -138,7 +144,8 @@ fn tls_hint(reason: &str) -> &'static str {
     match () {
         () if says(&["hostname mismatch", "ip address mismatch"]) => "the broker's certificate is for another host",
         () if says(&["has expired", "not yet valid"]) => "the broker's certificate is not valid now",
-        () if says(&["self-signed", "self signed", "unable to get", "certificate verify failed"]) => "the broker's certificate comes from no trusted authority",
+        () if says(&["self-signed", "self signed", "unable to get"]) => "the broker's certificate comes from no trusted authority",
+        () if says(&["certificate verify failed"]) => "the broker's certificate is for another host, or comes from no trusted authority",
         () if says(&["certificate required", "bad certificate", "alert certificate", "handshake failure"]) => {
             "the broker does not accept our certificate, or wants one"
         }
@@ -314,6 +321,13 @@ pub(super) struct Found {
     pub(super) topic: Result<usize, Code>,
 }
 
+/// Serves what a new client reports. With tokens the first thing that it does is to ask for one, and until it has one it connects to nobody.
+pub(super) fn listen(client: &BaseConsumer<Context>, ears: &Ears) {
+    let wait = if ears.security.tokens.is_some() { TOKEN_WAIT } else { Duration::ZERO };
+    // Nothing was subscribed to, so no message comes.
+    let _ = client.poll(wait);
+}
+
 /// Asks for metadata, which authenticates on the way. Creates no topic and joins no group. Blocks for at most `limit`.
 pub(super) fn scout(target: &Target, config: &ClientConfig, ears: &Arc<Ears>, limit: Duration) -> Result<Found, ConnectorError> {
     const DOING: &str = "ask for the topic";
@@ -326,9 +340,8 @@ pub(super) fn scout(target: &Target, config: &ClientConfig, ears: &Arc<Ears>, li
         .create_with_context(Context(ears.clone()))
         .map_err(|fault| not_made(shown, ears, &fault))?;
     let (mut patience, news_until) = (ASK_FIRST, Instant::now() + NEWS_WAIT);
+    listen(&client, ears);
     loop {
-        // Serves what was reported, and the questions for a token.
-        let _ = client.poll(Duration::ZERO);
         let left = until.saturating_duration_since(Instant::now());
         match client.fetch_metadata(Some(&target.topic), patience.min(left)) {
             Ok(metadata) => {
@@ -346,7 +359,8 @@ pub(super) fn scout(target: &Target, config: &ClientConfig, ears: &Arc<Ears>, li
                 return Ok(Found { brokers, topic });
             }
             Err(fault) => {
-                let _ = client.poll(Duration::ZERO);
+                // One report at a time comes out, and the one that explains the others need not be the first.
+                let _ = (0..REPORTS_MAX).find(|_| client.poll(EVENTS_WAIT).is_none());
                 if let Some(error) = ears.verdict(shown, DOING, true) {
                     return Err(error);
                 }

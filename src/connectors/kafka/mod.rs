@@ -20,7 +20,7 @@ use async_trait::async_trait;
 
 use self::options::Target;
 use super::{
-    connector::{ConnectContext, Connector, Descriptor, Epoch, Guarantee, Kind, Opened, Probe, SinkKind, StreamId, Terms},
+    connector::{ConnectContext, Connector, Descriptor, Epoch, Example, ExampleCredential, Guarantee, Guide, Kind, Opened, Probe, SinkKind, StreamId, Terms},
     credential::CredentialType,
     destination::Destination,
     error::ConnectorError,
@@ -40,7 +40,60 @@ static DESCRIPTOR: Descriptor = Descriptor {
     guarantee: Guarantee::ExactlyOnce,
     commit_on_finish: false,
     unavailable: None,
+    guide: Guide {
+        basis: "kafka_delivery=exactly_once puts records and mark into one transaction, for readers with isolation.level=read_committed; the transactional id fences older writers. \
+                kafka_delivery=idempotent, the default, loses, doubles and reorders nothing within a session; a unit that was in flight when a session broke may be there twice, with the same headers.",
+        limits: &[
+            "The topic must exist; none is created.",
+            "Order holds within a partition. The key columns of the stream make the message key; without them partitions are taken in turn.",
+            "A record larger than max_message_size, or than the topic takes, is a record error that names its offset.",
+            "Kerberos (GSSAPI) is refused: the client library would run a shell command for it. Use SCRAM, OAUTHBEARER or client certificates.",
+            "A mark that nothing refreshes expires with its group (offsets.retention.minutes, seven days by default); the stream then goes on from the service's own note and says so.",
+            "A transaction lasts at most a minute: COMMIT_MODE_ON_FINISH is refused.",
+        ],
+        examples: &EXAMPLES,
+    },
 };
+
+const fn example(scheme: &'static str, identity: &'static str, secret: &'static str, options: &'static [(&'static str, &'static str)]) -> Example {
+    let credential = ExampleCredential { credential_type: CredentialType::Kafka, identity, secret, options };
+    Example {
+        scheme,
+        destination: "kafka://broker-1.example.com:9093,broker-2.example.com:9093",
+        options: &[("kafka_topic_name", "staff")],
+        credential: Some(credential),
+    }
+}
+
+static EXAMPLES: [Example; 7] = [
+    Example { scheme: "public", destination: "kafka://broker.example.com:9092", options: &[("kafka_topic_name", "staff")], credential: None },
+    Example {
+        scheme: "public, exactly-once",
+        destination: "kafka://broker.example.com:9092",
+        options: &[("kafka_topic_name", "staff"), ("kafka_delivery", "exactly_once")],
+        credential: None,
+    },
+    example("SASL PLAIN over TLS", "alice", "<password>", &[("security.protocol", "SASL_SSL"), ("sasl.mechanism", "PLAIN")]),
+    example("SASL SCRAM-SHA-256 over TLS", "alice", "<password>", &[("security.protocol", "SASL_SSL"), ("sasl.mechanism", "SCRAM-SHA-256")]),
+    example("SASL SCRAM-SHA-512 over TLS", "alice", "<password>", &[("security.protocol", "SASL_SSL"), ("sasl.mechanism", "SCRAM-SHA-512")]),
+    example(
+        "OAUTHBEARER, client credentials",
+        "datasink",
+        "<client secret>",
+        &[("security.protocol", "SASL_SSL"), ("sasl.mechanism", "OAUTHBEARER"), ("sasl.oauthbearer.token.endpoint.url", "https://login.example.com/token")],
+    ),
+    example(
+        "client certificate (mTLS)",
+        "",
+        "",
+        &[
+            ("security.protocol", "SSL"),
+            ("ssl.ca.pem", "-----BEGIN CERTIFICATE-----…"),
+            ("ssl.certificate.pem", "-----BEGIN CERTIFICATE-----…"),
+            ("ssl.key.pem", "<PEM of the key>"),
+        ],
+    ),
+];
 
 impl Kind for Kafka {
     fn descriptor(&self) -> &'static Descriptor {

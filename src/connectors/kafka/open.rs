@@ -168,8 +168,7 @@ impl Transactional {
         let doing = "read the mark";
         let mut wanted = TopicPartitionList::new();
         wanted.add_partition(&target.topic, 0);
-        // Serves what was reported, and the questions for a token.
-        let _ = self.reader.poll(Duration::ZERO);
+        client::listen(&self.reader, ears);
         let kept = self.reader.committed_offsets(wanted, limit).map_err(|fault| explain(target, ears, doing, &fault))?;
         let Some(element) = kept.elements().into_iter().next() else { return Ok(None) };
         element.error().map_err(|fault| explain(target, ears, doing, &fault))?;

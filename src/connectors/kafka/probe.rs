@@ -57,7 +57,7 @@ async fn walk(steps: &mut Steps, target: &Arc<Target>, cx: &ConnectContext, writ
     let mode = target.mode;
     let work = {
         let (target, ears, config) = (target.clone(), reached.ears.clone(), reached.config.clone());
-        let (id, limit) = (format!("datasink/probe/{}", cx.sink), step_limit(cx, mode));
+        let (id, limit) = (probe_id(cx), step_limit(cx, mode));
         move || authorize(&target, &ears, &config, &id, limit)
     };
     let authorized = match &reached.found.topic {
@@ -70,11 +70,18 @@ async fn walk(steps: &mut Steps, target: &Arc<Target>, cx: &ConnectContext, writ
     steps.tried("authorize", authorized, Clone::clone)?;
     if write {
         let (target, ears, config) = (target.clone(), reached.ears.clone(), reached.config.clone());
-        let (id, limit) = (format!("datasink/probe/{}", cx.sink), step_limit(cx, mode));
+        let (id, limit) = (probe_id(cx), step_limit(cx, mode));
         let written = blocking(move || write_one(&target, &ears, &config, &id, limit)).await;
         steps.tried("write", written, Clone::clone)?;
     }
     Some(())
+}
+
+/// A transactional id for one probe. Two at a time must not fence each other, and brokers remember each id for a week: so there are a few hundred of them, taken at random.
+fn probe_id(cx: &ConnectContext) -> String {
+    let mut slot = [0];
+    cx.ambient.ids.fill(&mut slot);
+    format!("datasink/probe/{}/{}", cx.sink, slot[0])
 }
 
 /// The credential; a token is part of it, wherever it comes from.

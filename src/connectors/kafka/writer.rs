@@ -23,7 +23,7 @@ use crate::{
 /// The most records of a unit. Units grow while the one before commits, so at a low rate they are small.
 const UNIT_RECORDS_MAX: u64 = 50_000;
 /// The most bytes of a unit.
-const UNIT_BYTES_MAX: u64 = 8 << 20;
+const UNIT_BYTES_MAX: u64 = 16 << 20;
 
 /// The writer of one stream to one topic.
 pub(super) struct KafkaWriter {

@@ -22,10 +22,8 @@ pub(in crate::connectors) struct Bucket {
     /// Whole objects.
     pub(in crate::connectors) store: Arc<dyn ObjectStore>,
     /// Objects in parts.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the engine that writes through it comes next"))]
     pub(in crate::connectors) parts: Arc<dyn MultipartStore>,
     /// Whether completing an upload in parts fails where an object of the name is there already. Where not, an upload in parts goes to a name of its own and is copied if absent.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the engine that writes through it comes next"))]
     pub(in crate::connectors) conditional_completion: bool,
 }
 

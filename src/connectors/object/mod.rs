@@ -44,3 +44,14 @@ pub(in crate::connectors) const CLOUD_OPTIONS: [OptionSpec; 2] = [
     OptionSpec::new("use_https", OptionType::Bool, "Whether to connect with TLS; without it, tokens and signatures that travel go to loopback only.")
         .or("true"),
 ];
+
+/// What the guarantee of every kind of object store rests on.
+pub(in crate::connectors) const BASIS: &str = "Each object appears whole and is created only if its name, which holds the first offset in it, is free; the mark is in the newest object, and the next name follows from it. Whether the store honours the condition is tried at each open: one that ignores it and overwrites is announced as idempotent.";
+
+/// What no kind of object store takes or does.
+pub(in crate::connectors) const LIMITS: &[&str] = &[
+    "A record is acknowledged when its object is visible: the sender holds up to two objects, and an ack waits for max_object_bytes, max_object_age or max_object_idle.",
+    "Parquet, Arrow, Avro and CSV need columns: open the stream with a schema, or send Arrow.",
+    "An upload in parts that a crash cuts off stays in the bucket, unseen and paid for: set a lifecycle rule that removes unfinished uploads.",
+    "A lifecycle rule that removes the newest object of a stream that is still written makes it stop with MARK_WENT_BACK: leave those of live streams.",
+];

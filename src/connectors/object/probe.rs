@@ -25,6 +25,11 @@ fn path(prefix: &str, name: &str) -> Path {
     Path::parse(path.trim_start_matches('/')).unwrap_or_else(|_| Path::from(path))
 }
 
+/// Whether the store refuses to create an object of a name that is taken; the object stays below `folder`, so that the next time is one request.
+pub(super) async fn conditional_create_honoured(bucket: &Bucket, folder: &str) -> Result<bool, ConnectorError> {
+    create_twice(bucket, &path(folder, "conditional-create")).await
+}
+
 /// Whether the store refuses to create an object of a name that is taken. Stores that ignore the condition exist, and overwrite silently: one object is created twice, and the
 /// second time must fail.
 async fn create_twice(bucket: &Bucket, path: &Path) -> Result<bool, ConnectorError> {

@@ -18,7 +18,7 @@ use self::{
     options::{Encryption, Place},
 };
 use super::{
-    connector::{ConnectContext, Connector, Descriptor, Guarantee, Kind, SinkKind},
+    connector::{ConnectContext, Connector, Descriptor, Example, ExampleCredential, Guarantee, Guide, Kind, SinkKind},
     credential::CredentialType,
     destination::Destination,
     error::{ConnectorError, ConnectorErrorKind},
@@ -39,7 +39,52 @@ static DESCRIPTOR: Descriptor = Descriptor {
     guarantee: Guarantee::ExactlyOnce,
     commit_on_finish: true,
     unavailable: None,
+    guide: Guide { basis: object::BASIS, limits: object::LIMITS, examples: &EXAMPLES },
 };
+
+static EXAMPLES: [Example; 5] = [
+    Example {
+        scheme: "access key",
+        destination: "s3",
+        options: &[("s3_bucket_name", "exports"), ("s3_region", "eu-central-1")],
+        credential: Some(ExampleCredential {
+            credential_type: CredentialType::AwsAccessKey,
+            identity: "AKIAIOSFODNN7EXAMPLE",
+            secret: "<secret access key>",
+            options: &[],
+        }),
+    },
+    Example {
+        scheme: "role, assumed with an access key",
+        destination: "s3",
+        options: &[("s3_bucket_name", "exports"), ("s3_region", "eu-central-1")],
+        credential: Some(ExampleCredential {
+            credential_type: CredentialType::AwsIamRole,
+            identity: "AKIAIOSFODNN7EXAMPLE",
+            secret: "<secret access key>",
+            options: &[("s3_aws_role_arn", "arn:aws:iam::123456789012:role/exports")],
+        }),
+    },
+    Example {
+        scheme: "managed identity",
+        destination: "s3",
+        options: &[("s3_bucket_name", "exports"), ("s3_region", "eu-central-1"), ("use_managed_credentials", "true")],
+        credential: None,
+    },
+    Example { scheme: "public", destination: "s3", options: &[("s3_bucket_name", "exports"), ("s3_region", "eu-central-1")], credential: None },
+    Example {
+        scheme: "access key, another store that speaks S3, Parquet",
+        destination: "s3://minio.example.com:9000",
+        options: &[
+            ("s3_bucket_name", "exports"),
+            ("s3_region", "eu-central-1"),
+            ("s3_use_virtual_addressing", "false"),
+            ("file_format", "parquet"),
+            ("file_compression", "zstd"),
+        ],
+        credential: Some(ExampleCredential { credential_type: CredentialType::AwsAccessKey, identity: "exports", secret: "<secret access key>", options: &[] }),
+    },
+];
 
 impl Kind for S3 {
     fn descriptor(&self) -> &'static Descriptor {
