@@ -1,7 +1,7 @@
 //! Why: each law of Push that needs no socket, as a test that can fail. Never asserts on time; time stands still until everybody waits.
 
 #[path = "../../tests/support/sim_connector.rs"]
-mod sim;
+pub(crate) mod sim;
 
 use std::{sync::Arc, time::Duration};
 
