@@ -137,6 +137,8 @@ fn broker_of(name: &str) -> Option<Broker> {
     Some(Broker { host, port: port.parse().ok()? })
 }
 
+const NOT_ACCEPTED: &str = "the broker does not accept our certificate, or wants one";
+
 /// What is wrong with TLS, as far as the library's own words tell.
 fn tls_hint(reason: &str) -> &'static str {
     let reason = reason.to_ascii_lowercase();
@@ -180,6 +182,8 @@ impl ClientContext for Context {
         let mut troubles = locked(&self.0.troubles);
         match code {
             Code::SSL => troubles.tls = Some(tls_hint(reason)),
+            // A broker refuses our certificate only after the handshake, and closes the connection.
+            Code::BrokerTransportFailure if tls_hint(reason) == NOT_ACCEPTED => troubles.tls = Some(NOT_ACCEPTED),
             Code::Resolve => troubles.unresolved = true,
             Code::AllBrokersDown => troubles.down = true,
             _ if failure::meaning(code).0 == Kind::Unauthenticated => troubles.unauthenticated = Some(code),
@@ -399,6 +403,18 @@ mod tests {
         context.stats_raw(br#"{"brokers":{"a":{"nodeid":1,"nodename":"a:1"},"b":{"nodeid":2,"nodename":"b:2"}}}"#);
         assert_eq!(ears.appeared(), [Broker { host: "b".to_owned(), port: 2 }]);
         assert!(ears.appeared().is_empty());
+    }
+
+    #[test]
+    fn a_certificate_that_brokers_refuse_is_told_from_a_broken_connection() {
+        let ears = Ears::new(Arc::new(crate::connectors::kafka::tests::no_security()));
+        let context = Context(ears.clone());
+        context.error(KafkaError::Global(Code::BrokerTransportFailure), "ssl://b:9092/bootstrap: Disconnected while requesting ApiVersion");
+        context.error(KafkaError::Global(Code::AllBrokersDown), "1/1 brokers are down");
+        assert_eq!(ears.verdict("kafka://b/t", "try", true).map(|error| error.kind), Some(Kind::Unreachable));
+        let alert = "ssl://b:9092/bootstrap: Receive failed: error:0A000416:SSL routines::ssl/tls alert certificate unknown: SSL alert number 46";
+        context.error(KafkaError::Global(Code::BrokerTransportFailure), alert);
+        assert_eq!(ears.verdict("kafka://b/t", "try", true).map(|error| error.kind), Some(Kind::Tls));
     }
 
     #[test]

@@ -160,6 +160,12 @@ fn try_transaction(target: &Target, ears: &Arc<Ears>, config: &ClientConfig, id:
     let settings = open::silent_settings(config, target, limit, id);
     let transactional = Transactional::with(target, ears, config, &settings, id, limit).map_err(Refusal::Transactions)?;
     let producer = &transactional.producer;
+    // Where no group was ever used, the first question makes its coordinator; a transaction that asks first waits for it without end.
+    match transactional.mark(target, ears, limit) {
+        // Whoever may not read it is told so by the transaction, too, and at once.
+        Err(error) if error.kind != Kind::PermissionDenied => return Err(Refusal::Transactions(error)),
+        Ok(_) | Err(_) => {}
+    }
     *locked(&ears.flight) = Flight::default();
     producer.begin_transaction().map_err(of_transactions)?;
     producer.send(BaseRecord::<[u8], [u8], usize>::with_opaque_to(&target.topic, 0).payload(&b"{}"[..])).map_err(|(fault, _)| of_transactions(fault))?;
