@@ -254,7 +254,6 @@ impl PathTemplate {
     }
 
     /// The fields' values, each fit for all that the template takes of it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "paths of record fields need a manifest as the commit point; until there is one they are refused at configure"))]
     fn values<'a>(&self, line: &'a [u8]) -> Result<Vec<Cow<'a, str>>, RecordFault> {
         let mut deserializer = serde_json::Deserializer::from_slice(line);
         let raw = Wanted { fields: &self.fields }
@@ -349,7 +348,6 @@ fn encode(value: &str, path: &mut String) {
 }
 
 /// The text that a value is in a path.
-#[cfg_attr(not(test), expect(dead_code, reason = "paths of record fields need a manifest as the commit point; until there is one they are refused at configure"))]
 fn value<'a>(field: &str, raw: Option<&'a RawValue>) -> Result<Cow<'a, str>, RecordFault> {
     let fault = |problem: &str| {
         Err(RecordFault::invalid(field, format!("field {field:?} {problem}, and the object's path is made of it: send a text, a number or a truth value")))
@@ -369,11 +367,9 @@ fn value<'a>(field: &str, raw: Option<&'a RawValue>) -> Result<Cow<'a, str>, Rec
 
 /// A JSON string, borrowed where it has no escapes.
 #[derive(serde::Deserialize)]
-#[cfg_attr(not(test), expect(dead_code, reason = "paths of record fields need a manifest as the commit point; until there is one they are refused at configure"))]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Finds fields in a record; of a repeated one the last counts, as for most readers of JSON.
-#[cfg_attr(not(test), expect(dead_code, reason = "paths of record fields need a manifest as the commit point; until there is one they are refused at configure"))]
 struct Wanted<'t> {
     fields: &'t [String],
 }
