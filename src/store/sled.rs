@@ -11,6 +11,7 @@ use std::{
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -29,6 +30,10 @@ const GROUP_MAX: usize = 512;
 const GROUP_BYTES_MAX: usize = 8 << 20;
 /// Freed when the disk is full, so that the process can still be opened and can still delete.
 const BALLAST_BYTES: u64 = 64 << 20;
+/// How long a locked database is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is tried meanwhile.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Where the log counts its groups; no table's key begins like it.
 const GROUPS_KEY: &[u8] = b"groups";
@@ -121,8 +126,7 @@ impl SledStore {
         let missing = !dir.join("db").exists();
         fs::create_dir_all(dir).map_err(|fault| unavailable("its directory cannot be made", &fault))?;
         let config = sled::Config::new().path(dir).flush_every_ms(None).cache_capacity(options.cache_bytes);
-        // sled panics on damage that it finds while it recovers.
-        let db = catch_unwind(AssertUnwindSafe(|| config.open())).map_err(|_| damaged(dir))?.map_err(|fault| open_fault(dir, &fault))?;
+        let db = open_unlocked(dir, &config)?;
         let tree = (*db).clone();
         let opened = |name: &str| {
             let file = File::options().read(true).write(true).create(true).truncate(false).open(dir.join(name));
@@ -723,10 +727,27 @@ fn sled_fault(fault: &sled::Error) -> StoreError {
     }
 }
 
+/// Opens the database, waiting a moment for its lock: a process that has just ended, and sled's own threads after a close, still hold it for a while.
+fn open_unlocked(dir: &Path, config: &sled::Config) -> Result<sled::Db, StoreError> {
+    let last = Instant::now() + LOCK_PATIENCE;
+    loop {
+        // sled panics on damage that it finds while it recovers.
+        match catch_unwind(AssertUnwindSafe(|| config.open())).map_err(|_| damaged(dir))? {
+            Err(sled::Error::Io(fault)) if is_locked(&fault) && Instant::now() < last => std::thread::sleep(LOCK_PAUSE),
+            other => return other.map_err(|fault| open_fault(dir, &fault)),
+        }
+    }
+}
+
+/// sled has only words for it.
+fn is_locked(fault: &std::io::Error) -> bool {
+    fault.to_string().contains("lock")
+}
+
 fn open_fault(dir: &Path, fault: &sled::Error) -> StoreError {
     match fault {
         sled::Error::Corruption { .. } => damaged(dir),
-        sled::Error::Io(fault) if fault.to_string().contains("lock") => {
+        sled::Error::Io(fault) if is_locked(fault) => {
             StoreError::Unavailable(format!("another process has {} open; stop it, or use another --data-dir", dir.display()))
         }
         other => sled_fault(other),

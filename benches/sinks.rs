@@ -1,0 +1,263 @@
+//! Why: what a sink on a real server costs beside the plain tool for the same job, in one run: `tests/services/with kafka s3 -- cargo bench --bench sinks`. Never a test.
+
+#[path = "support/figures.rs"]
+mod figures;
+#[path = "support/load.rs"]
+mod load;
+#[path = "support/product.rs"]
+mod product;
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use datasink::{
+    api::pb::CredentialType,
+    app::{Parts, Running},
+    store::memory::MemoryStore,
+};
+use rdkafka::{
+    ClientConfig,
+    error::{KafkaError, RDKafkaErrorCode},
+    producer::{BaseRecord, Producer, ThreadedProducer},
+};
+
+use crate::{
+    figures::pair,
+    load::{Load, Measured, channel, record, run},
+    product::{credential, resident, server, sink},
+};
+
+const RUNS: usize = 5;
+
+fn main() {
+    // `cargo test --benches` and `cargo bench` both end here; only the latter passes this flag.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        match std::env::var("KAFKA_BOOTSTRAP") {
+            Ok(bootstrap) => kafka(&bootstrap).await,
+            Err(_) => println!("no KAFKA_BOOTSTRAP: run this under tests/services/with kafka"),
+        }
+        match S3::from_environment() {
+            Some(s3) => {
+                objects(&s3).await;
+                hanging(&s3).await;
+            }
+            None => println!("no S3_ENDPOINT: run this under tests/services/with s3"),
+        }
+    });
+}
+
+fn service(script: &str, words: &[&str]) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/services").join(script);
+    let status = Command::new(path).args(words).stdout(Stdio::null()).status().expect("the script runs");
+    assert!(status.success(), "tests/services/{script} {words:?} failed");
+}
+
+async fn fresh(dir: &Path) -> Running {
+    server(dir, Parts { store: Some(Arc::new(MemoryStore::new())), ..Parts::default() }).await
+}
+
+async fn push(address: &str, sink: &str, stream: String, batches: u64, record_bytes: usize) -> Measured {
+    run(channel(address).await, &Load { sink: sink.to_owned(), stream, token: None, batches, batch_records: 1_000, record_bytes }).await
+}
+
+/// Push to Kafka beside librdkafka alone and Apache's own tool, and exactly-once beside idempotent.
+async fn kafka(bootstrap: &str) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ours = fresh(dir.path()).await;
+    for topic in ["bench-ours", "bench-bare", "bench-once"] {
+        service("kafka-topic", &[topic, "1"]);
+    }
+    let destination = format!("kafka://{bootstrap}");
+    sink(&ours.address, "default.kafka", &destination, &[("kafka_topic_name", "bench-ours")]).await;
+    sink(&ours.address, "default.once", &destination, &[("kafka_topic_name", "bench-once"), ("kafka_delivery", "exactly_once")]).await;
+    let address = ours.address.as_str();
+    for (record_bytes, batches) in [(200, 600), (1_024, 200)] {
+        pair(
+            &format!("Push of {record_bytes} B records to Kafka, idempotent / librdkafka alone, the same settings"),
+            "records/s",
+            0.8,
+            RUNS,
+            async |number| push(address, "default.kafka", format!("bare-{record_bytes}-{number}"), batches, record_bytes).await.records_per_second,
+            async |_| bare_producer(bootstrap, batches, record_bytes).await,
+        )
+        .await;
+        pair(
+            &format!("Push of {record_bytes} B records to Kafka, idempotent / Apache's kafka-producer-perf-test"),
+            "records/s",
+            0.8,
+            RUNS,
+            async |number| push(address, "default.kafka", format!("apache-{record_bytes}-{number}"), batches, record_bytes).await.records_per_second,
+            async |_| apache(bootstrap, batches, record_bytes),
+        )
+        .await;
+        pair(
+            &format!("Push of {record_bytes} B records to Kafka, exactly-once / idempotent"),
+            "records/s",
+            0.9,
+            RUNS,
+            async |number| push(address, "default.once", format!("once-{record_bytes}-{number}"), batches, record_bytes).await.records_per_second,
+            async |number| push(address, "default.kafka", format!("idem-{record_bytes}-{number}"), batches, record_bytes).await.records_per_second,
+        )
+        .await;
+    }
+    ours.stop().await.expect("the server stops");
+}
+
+/// The client library alone, on a thread of its own: idempotent, acknowledged by all, everything delivered before the clock stops.
+async fn bare_producer(bootstrap: &str, batches: u64, record_bytes: usize) -> f64 {
+    let producer: ThreadedProducer<_> = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("linger.ms", "5")
+        .set("batch.size", "1000000")
+        .set("queue.buffering.max.messages", "1000000")
+        .set("queue.buffering.max.kbytes", "131072")
+        .create()
+        .expect("a producer");
+    let texts: Vec<String> = (0..1_000).map(|n| record(n, record_bytes)).collect();
+    let sending = tokio::task::spawn_blocking(move || {
+        let started = Instant::now();
+        for n in 0..batches * 1_000 {
+            let mut next = BaseRecord::<(), _>::to("bench-bare").payload(texts[(n % 1_000) as usize].as_bytes());
+            while let Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) = producer.send(next) {
+                std::thread::sleep(Duration::from_millis(1));
+                next = back;
+            }
+        }
+        producer.flush(Duration::from_secs(60)).expect("all delivered");
+        (batches * 1_000) as f64 / started.elapsed().as_secs_f64()
+    });
+    sending.await.expect("it sends")
+}
+
+/// Apache's own tool, as it tells its rate.
+fn apache(bootstrap: &str, batches: u64, record_bytes: usize) -> f64 {
+    let jars = std::env::var("KAFKA_LIB").expect("tests/services/with kafka tells where Kafka's jars are");
+    let count = (batches * 1_000).to_string();
+    let run = Command::new("java")
+        .args(["-Xmx256m", "-cp", &format!("{jars}/*"), "org.apache.kafka.tools.ProducerPerformance", "--topic", "bench-bare", "--num-records", &count])
+        .args(["--record-size", &record_bytes.to_string(), "--throughput", "-1", "--bootstrap-server", bootstrap, "--command-property", "acks=all"])
+        .output()
+        .expect("java is needed");
+    let said = String::from_utf8_lossy(&run.stdout);
+    let last = said.lines().rev().find(|line| line.contains("records/sec")).unwrap_or_else(|| panic!("no rate in {said}"));
+    let before = last.split(" records/sec").next().and_then(|text| text.rsplit(' ').next());
+    before.and_then(|rate| rate.parse().ok()).unwrap_or_else(|| panic!("no rate in {last}"))
+}
+
+/// An object store that speaks S3.
+struct S3 {
+    endpoint: String,
+    key: String,
+    secret: String,
+}
+
+impl S3 {
+    fn from_environment() -> Option<Self> {
+        let get = |name| std::env::var(name).ok();
+        Some(Self { endpoint: get("S3_ENDPOINT")?, key: get("S3_ACCESS_KEY")?, secret: get("S3_SECRET_KEY")? })
+    }
+
+    async fn sink(&self, address: &str, name: &str, bucket: &str, more: &[(&str, &str)]) {
+        let host = self.endpoint.trim_start_matches("http://");
+        let mut options = vec![
+            ("credential", "default.s3_login"),
+            ("s3_bucket_name", bucket),
+            ("s3_region", "us-east-1"),
+            ("use_https", "false"),
+            ("s3_use_virtual_addressing", "false"),
+        ];
+        options.extend_from_slice(more);
+        sink(address, name, &format!("s3://{host}"), &options).await;
+    }
+}
+
+/// Push to S3 as NDJSON and Parquet, beside plain PUTs of the same bytes, as many at once as the engine has parts under way.
+async fn objects(s3: &S3) {
+    const BATCHES: u64 = 1_200;
+    let dir = tempfile::tempdir().expect("a folder");
+    let ours = fresh(dir.path()).await;
+    for bucket in ["bench-ours", "bench-plain"] {
+        service("make-bucket", &["s3", bucket]);
+    }
+    service("public-bucket", &["bench-plain"]);
+    credential(&ours.address, "default.s3_login", CredentialType::AwsAccessKey, &s3.key, &s3.secret).await;
+    s3.sink(&ours.address, "default.s3", "bench-ours", &[("object_prefix", "ndjson")]).await;
+    let address = ours.address.as_str();
+    pair(
+        "Push of 200 B records to S3 as NDJSON, exactly-once / plain parallel PUT of the same bytes",
+        "records/s",
+        0.8,
+        RUNS,
+        async |number| push(address, "default.s3", format!("n{number}"), BATCHES, 200).await.records_per_second,
+        async |number| plain_puts(&s3.endpoint, number, BATCHES).await,
+    )
+    .await;
+    ours.stop().await.expect("the server stops");
+}
+
+/// The same bytes in objects of 8 MiB, four at a time, nobody looking at what they are.
+async fn plain_puts(endpoint: &str, run: usize, batches: u64) -> f64 {
+    const OBJECT_BYTES: usize = 8 << 20;
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let body: Bytes = (0..).map(|n| record(n % 1_000, 200) + "\n").scan(0, |sum, line| { *sum += line.len(); (*sum <= OBJECT_BYTES).then_some(line) }).collect::<String>().into();
+    let per_object = OBJECT_BYTES as u64 / 201;
+    let objects = (batches * 1_000).div_ceil(per_object);
+    let started = Instant::now();
+    let puts = (0..objects).map(|object| {
+        let (client, body) = (client.clone(), body.clone());
+        async move {
+            let answer = client.put(format!("{endpoint}/bench-plain/{run}/{object}")).body(body).send().await.expect("the store answers");
+            assert!(answer.status().is_success(), "PUT: {}", answer.status());
+        }
+    });
+    futures::StreamExt::for_each(futures::StreamExt::buffer_unordered(futures::stream::iter(puts), 4), |()| async {}).await;
+    (objects * per_object) as f64 / started.elapsed().as_secs_f64()
+}
+
+/// What a server holds while its target hangs and its sender does not stop.
+async fn hanging(s3: &S3) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_datasink"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--insecure-anonymous-admin", "--drain-delay", "0s", "--log", "error", "--egress-allow", "127.0.0.0/8", "--data-dir"])
+        .arg(dir.path().join("data"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the server starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("the ready line");
+    let ready: serde_json::Value = serde_json::from_str(&line).expect("one line of JSON");
+    let address = ready["listening"].as_str().expect("an address").to_owned();
+    credential(&address, "default.s3_login", CredentialType::AwsAccessKey, &s3.key, &s3.secret).await;
+    s3.sink(&address, "default.s3", "bench-ours", &[("object_prefix", "hang"), ("wait_timeout", "120")]).await;
+    push(&address, "default.s3", "warm".to_owned(), 400, 200).await;
+    let before = resident(child.id());
+    service("ctl", &["s3", "pause"]);
+    let sender = {
+        let address = address.clone();
+        #[expect(clippy::disallowed_methods, reason = "a sender that is cut off when the figure is taken")]
+        tokio::spawn(async move { push(&address, "default.s3", "hang".to_owned(), 4_000, 200).await })
+    };
+    let mut most = before;
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        most = most.max(resident(child.id()));
+    }
+    sender.abort();
+    service("ctl", &["s3", "resume"]);
+    println!("\nMemory while S3 hangs for ten seconds and a sender has 800 MB for it");
+    println!("  {before} KiB before, {most} KiB at most");
+    child.kill().expect("the server ends");
+    child.wait().expect("the server ended");
+}

@@ -1,0 +1,54 @@
+//! Why: what every bench of sinks needs of the product: a server, credentials and sinks made through its interface, and what a process holds. Never a shortcut past the interface.
+
+use std::{collections::HashMap, path::Path};
+
+use datasink::{
+    api::pb::{
+        CreateCredentialRequest, CreateDataSinkRequest, CredentialType, create_credential_request::SecretSource, credential_service_client::CredentialServiceClient,
+        data_sink_service_client::DataSinkServiceClient,
+    },
+    app::{App, Parts, Running},
+    config::Settings,
+};
+
+use crate::load::channel;
+
+/// A server of this process that asks for no token.
+pub async fn server(dir: &Path, parts: Parts) -> Running {
+    let mut settings = Settings::defaults();
+    settings.listen = "127.0.0.1:0".to_owned();
+    settings.data_dir = dir.join("data");
+    settings.insecure_anonymous_admin = true;
+    settings.egress_allow = vec!["127.0.0.0/8".parse().expect("a network")];
+    App::start(settings, parts).await.expect("the server starts")
+}
+
+/// Creates a sink, connecting to it first.
+pub async fn sink(address: &str, name: &str, destination: &str, options: &[(&str, &str)]) {
+    let request = CreateDataSinkRequest {
+        name: name.to_owned(),
+        destination: destination.to_owned(),
+        options: options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<HashMap<_, _>>(),
+        ..CreateDataSinkRequest::default()
+    };
+    DataSinkServiceClient::new(channel(address).await).create_data_sink(request).await.expect("the sink is made");
+}
+
+/// Creates a credential without options.
+pub async fn credential(address: &str, name: &str, credential_type: CredentialType, identity: &str, secret: &str) {
+    let request = CreateCredentialRequest {
+        name: name.to_owned(),
+        r#type: credential_type.into(),
+        identity: identity.to_owned(),
+        secret_source: Some(SecretSource::Secret(secret.to_owned())),
+        ..CreateCredentialRequest::default()
+    };
+    CredentialServiceClient::new(channel(address).await).create_credential(request).await.expect("the credential is made");
+}
+
+/// Resident memory of a process in KiB.
+pub fn resident(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("the process lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
+    line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
+}
