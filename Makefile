@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 TOOLS := . tests/tools
 
-.PHONY: help run test bench mutants lint proto
+.PHONY: help run test bench sinks mutants lint proto
 .DEFAULT_GOAL := help
 
 help: ## Show the targets.
@@ -24,6 +24,9 @@ lint: ## Format check, clippy, licences, and the interface definition.
 
 proto: ## Format the interface definition and lint it.
 	@tests/lint/proto --fix
+
+sinks: ## Measure Kafka and S3 beside the plain tools for the same job, on real servers.
+	@$(TOOLS) && need_cargo && need_compiler && DATASINK_CACHE=$$DATASINK_CACHE exec tests/services/with kafka s3 -- cargo bench --locked --bench sinks $(ARGS)
 
 mutants: ## Break the product on purpose, one way after another, and see the suite notice (minutes a mutant).
 	@$(TOOLS) && need_cargo && exec tests/faults/mutants/run $(ARGS)

@@ -8,9 +8,10 @@ mod discard;
 mod figures;
 #[path = "support/load.rs"]
 mod load;
+#[path = "support/product.rs"]
+mod product;
 
 use std::{
-    collections::HashMap,
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Command, Stdio},
@@ -37,6 +38,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::{
     figures::{Spread, pair, row},
     load::{Load, channel, record, run},
+    product::{resident, server, sink},
 };
 
 const RUNS: usize = 7;
@@ -64,26 +66,6 @@ fn main() {
             idle_streams().await;
         }
     });
-}
-
-/// A server of this process that asks for no token.
-async fn server(dir: &Path, parts: Parts) -> Running {
-    let mut settings = Settings::defaults();
-    settings.listen = "127.0.0.1:0".to_owned();
-    settings.data_dir = dir.join("data");
-    settings.insecure_anonymous_admin = true;
-    settings.egress_allow = vec!["127.0.0.0/8".parse().expect("a network")];
-    App::start(settings, parts).await.expect("the server starts")
-}
-
-async fn sink(address: &str, name: &str, destination: &str, options: &[(&str, &str)]) {
-    let request = CreateDataSinkRequest {
-        name: name.to_owned(),
-        destination: destination.to_owned(),
-        options: options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<HashMap<_, _>>(),
-        ..CreateDataSinkRequest::default()
-    };
-    DataSinkServiceClient::new(channel(address).await).create_data_sink(request).await.expect("the sink is made");
 }
 
 async fn table(address: &str, name: &str) {
@@ -257,11 +239,4 @@ async fn idle_streams() {
     std::io::stdout().flush().expect("standard output");
     child.kill().expect("the server ends");
     child.wait().expect("the server ended");
-}
-
-/// Resident memory in KiB.
-fn resident(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("the process lives");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
-    line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
 }

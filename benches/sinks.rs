@@ -28,7 +28,7 @@ use rdkafka::{
 };
 
 use crate::{
-    figures::pair,
+    figures::{Spread, pair, row},
     load::{Load, Measured, channel, record, run},
     product::{credential, resident, server, sink},
 };
@@ -58,7 +58,16 @@ fn main() {
 
 fn service(script: &str, words: &[&str]) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/services").join(script);
-    let status = Command::new(path).args(words).stdout(Stdio::null()).status().expect("the script runs");
+    let python = std::env::var("SERVICES_PYTHON");
+    let mut command = match python {
+        Ok(python) if script.ends_with(".py") => {
+            let mut command = Command::new(python);
+            command.arg(path);
+            command
+        }
+        _ => Command::new(path),
+    };
+    let status = command.args(words).stdout(Stdio::null()).status().expect("the script runs");
     assert!(status.success(), "tests/services/{script} {words:?} failed");
 }
 
@@ -82,15 +91,23 @@ async fn kafka(bootstrap: &str) {
     sink(&ours.address, "default.once", &destination, &[("kafka_topic_name", "bench-once"), ("kafka_delivery", "exactly_once")]).await;
     let address = ours.address.as_str();
     for (record_bytes, batches) in [(200, 600), (1_024, 200)] {
+        let (mut p50, mut p99) = (Vec::new(), Vec::new());
         pair(
             &format!("Push of {record_bytes} B records to Kafka, idempotent / librdkafka alone, the same settings"),
             "records/s",
             0.8,
             RUNS,
-            async |number| push(address, "default.kafka", format!("bare-{record_bytes}-{number}"), batches, record_bytes).await.records_per_second,
+            async |number| {
+                let measured = push(address, "default.kafka", format!("bare-{record_bytes}-{number}"), batches, record_bytes).await;
+                p50.push(measured.percentile(50).as_secs_f64() * 1e3);
+                p99.push(measured.percentile(99).as_secs_f64() * 1e3);
+                measured.records_per_second
+            },
             async |_| bare_producer(bootstrap, batches, record_bytes).await,
         )
         .await;
+        row("ack p50", Spread::of(p50), "ms");
+        row("ack p99", Spread::of(p99), "ms");
         pair(
             &format!("Push of {record_bytes} B records to Kafka, idempotent / Apache's kafka-producer-perf-test"),
             "records/s",
@@ -191,9 +208,9 @@ async fn objects(s3: &S3) {
     for bucket in ["bench-ours", "bench-plain"] {
         service("make-bucket", &["s3", bucket]);
     }
-    service("public-bucket", &["bench-plain"]);
+    service("stores.py", &["s3", "open", "bench-plain"]);
     credential(&ours.address, "default.s3_login", CredentialType::AwsAccessKey, &s3.key, &s3.secret).await;
-    s3.sink(&ours.address, "default.s3", "bench-ours", &[("object_prefix", "ndjson")]).await;
+    s3.sink(&ours.address, "default.s3", "bench-ours", &[]).await;
     let address = ours.address.as_str();
     pair(
         "Push of 200 B records to S3 as NDJSON, exactly-once / plain parallel PUT of the same bytes",
@@ -211,7 +228,14 @@ async fn objects(s3: &S3) {
 async fn plain_puts(endpoint: &str, run: usize, batches: u64) -> f64 {
     const OBJECT_BYTES: usize = 8 << 20;
     let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-    let body: Bytes = (0..).map(|n| record(n % 1_000, 200) + "\n").scan(0, |sum, line| { *sum += line.len(); (*sum <= OBJECT_BYTES).then_some(line) }).collect::<String>().into();
+    let body: Bytes = (0..)
+        .map(|n| record(n % 1_000, 200) + "\n")
+        .scan(0, |sum, line| {
+            *sum += line.len();
+            (*sum <= OBJECT_BYTES).then_some(line)
+        })
+        .collect::<String>()
+        .into();
     let per_object = OBJECT_BYTES as u64 / 201;
     let objects = (batches * 1_000).div_ceil(per_object);
     let started = Instant::now();
@@ -230,7 +254,19 @@ async fn plain_puts(endpoint: &str, run: usize, batches: u64) -> f64 {
 async fn hanging(s3: &S3) {
     let dir = tempfile::tempdir().expect("a folder");
     let mut child = Command::new(env!("CARGO_BIN_EXE_datasink"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--insecure-anonymous-admin", "--drain-delay", "0s", "--log", "error", "--egress-allow", "127.0.0.0/8", "--data-dir"])
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--insecure-anonymous-admin",
+            "--drain-delay",
+            "0s",
+            "--log",
+            "error",
+            "--egress-allow",
+            "127.0.0.0/8",
+            "--data-dir",
+        ])
         .arg(dir.path().join("data"))
         .stdout(Stdio::piped())
         .spawn()
@@ -240,7 +276,7 @@ async fn hanging(s3: &S3) {
     let ready: serde_json::Value = serde_json::from_str(&line).expect("one line of JSON");
     let address = ready["listening"].as_str().expect("an address").to_owned();
     credential(&address, "default.s3_login", CredentialType::AwsAccessKey, &s3.key, &s3.secret).await;
-    s3.sink(&address, "default.s3", "bench-ours", &[("object_prefix", "hang"), ("wait_timeout", "120")]).await;
+    s3.sink(&address, "default.s3", "bench-ours", &[("wait_timeout", "120")]).await;
     push(&address, "default.s3", "warm".to_owned(), 400, 200).await;
     let before = resident(child.id());
     service("ctl", &["s3", "pause"]);

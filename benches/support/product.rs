@@ -4,8 +4,8 @@ use std::{collections::HashMap, path::Path};
 
 use datasink::{
     api::pb::{
-        CreateCredentialRequest, CreateDataSinkRequest, CredentialType, create_credential_request::SecretSource, credential_service_client::CredentialServiceClient,
-        data_sink_service_client::DataSinkServiceClient,
+        CreateCredentialRequest, CreateDataSinkRequest, CredentialType, create_credential_request::SecretSource,
+        credential_service_client::CredentialServiceClient, data_sink_service_client::DataSinkServiceClient,
     },
     app::{App, Parts, Running},
     config::Settings,

@@ -1,7 +1,7 @@
 """Why: reads and writes the three object stores by the vendors' own clients, so that what Datasink wrote is judged by strangers. Never retries: a test wants the first answer.
 
 In Python, with the interpreter SERVICES_PYTHON:  store("s3").get("bucket", "key")
-On a command line:  stores.py s3|gcs|azure make-bucket B | put B K FILE | create B K FILE | get B K | list B [PREFIX] | delete B K | uploads B
+On a command line:  stores.py s3|gcs|azure make-bucket B | open B (s3) | put B K FILE | create B K FILE | get B K | list B [PREFIX] | delete B K | uploads B
 """
 
 import os
@@ -26,6 +26,13 @@ class S3:
 
     def make_bucket(self, bucket):
         self.client.create_bucket(Bucket=bucket)
+
+    def open_to_all(self, bucket):
+        """Lets anybody write, without a credential: for tools that sign nothing."""
+        import json
+
+        rule = {"Effect": "Allow", "Principal": "*", "Action": ["s3:PutObject", "s3:GetObject"], "Resource": f"arn:aws:s3:::{bucket}/*"}
+        self.client.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [rule]}))
 
     def put(self, bucket, key, body):
         self.client.put_object(Bucket=bucket, Key=key, Body=body)
@@ -144,6 +151,8 @@ def main(name, verb, bucket, *words):
     one = store(name)
     if verb == "make-bucket":
         one.make_bucket(bucket)
+    elif verb == "open":
+        one.open_to_all(bucket)
     elif verb in ("put", "create"):
         with open(words[1], "rb") as file:
             getattr(one, verb)(bucket, words[0], file.read())

@@ -221,10 +221,6 @@ impl PathTemplate {
     }
 
     /// The path of a record, given as the text of a JSON object. The fault of a record that lacks a field or holds in it what is no part of a path names the field.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "paths of record fields need a manifest as the commit point; until there is one they are refused at configure")
-    )]
     pub(super) fn of_record(&self, stream: &StreamId, sink: &QualifiedName, line: &[u8]) -> Result<String, RecordFault> {
         let values = self.values(line)?;
         let path = self.build(stream, sink, &values);

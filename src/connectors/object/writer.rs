@@ -207,6 +207,7 @@ pub(super) fn clean_up(cleaning: impl Future<Output = object_store::Result<()>> 
     if Handle::try_current().is_err() {
         return;
     }
+    #[expect(clippy::disallowed_methods, reason = "a drop cannot wait; the task ends with one request and is bounded in time")]
     let task = tokio::spawn(async move {
         if !matches!(timeout(OBJECT_CLEANUP_TIMEOUT, cleaning).await, Ok(Ok(()))) {
             tracing::warn!("an incomplete upload could not be removed; a lifecycle rule for incomplete uploads will");
