@@ -21,11 +21,10 @@ use std::{
 
 use datasink::{
     api::pb::{
-        Column, ColumnType, CreateDataSinkRequest, CreateTableRequest, OpenStream, PushRequest, RecordSchema, data_sink_service_client::DataSinkServiceClient,
-        push_request, push_service_client::PushServiceClient, table_service_client::TableServiceClient,
+        Column, ColumnType, CreateTableRequest, OpenStream, PushRequest, RecordSchema, push_request, push_service_client::PushServiceClient,
+        table_service_client::TableServiceClient,
     },
-    app::{App, Parts, Running},
-    config::Settings,
+    app::Parts,
     store::{
         Store, Table, Transaction,
         memory::MemoryStore,

@@ -17,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use datasink::{
-    api::pb::CredentialType,
+    api::pb::{CreateCredentialRequest, CredentialType, create_credential_request::SecretSource, credential_service_client::CredentialServiceClient},
     app::{Parts, Running},
     store::memory::MemoryStore,
 };
@@ -30,7 +30,7 @@ use rdkafka::{
 use crate::{
     figures::{Spread, pair, row},
     load::{Load, Measured, channel, record, run},
-    product::{credential, resident, server, sink},
+    product::{resident, server, sink},
 };
 
 const RUNS: usize = 5;
@@ -73,6 +73,17 @@ fn service(script: &str, words: &[&str]) {
 
 async fn fresh(dir: &Path) -> Running {
     server(dir, Parts { store: Some(Arc::new(MemoryStore::new())), ..Parts::default() }).await
+}
+
+async fn credential(address: &str, name: &str, credential_type: CredentialType, identity: &str, secret: &str) {
+    let request = CreateCredentialRequest {
+        name: name.to_owned(),
+        r#type: credential_type.into(),
+        identity: identity.to_owned(),
+        secret_source: Some(SecretSource::Secret(secret.to_owned())),
+        ..CreateCredentialRequest::default()
+    };
+    CredentialServiceClient::new(channel(address).await).create_credential(request).await.expect("the credential is made");
 }
 
 async fn push(address: &str, sink: &str, stream: String, batches: u64, record_bytes: usize) -> Measured {

@@ -3,10 +3,7 @@
 use std::{collections::HashMap, path::Path};
 
 use datasink::{
-    api::pb::{
-        CreateCredentialRequest, CreateDataSinkRequest, CredentialType, create_credential_request::SecretSource,
-        credential_service_client::CredentialServiceClient, data_sink_service_client::DataSinkServiceClient,
-    },
+    api::pb::{CreateDataSinkRequest, data_sink_service_client::DataSinkServiceClient},
     app::{App, Parts, Running},
     config::Settings,
 };
@@ -32,18 +29,6 @@ pub async fn sink(address: &str, name: &str, destination: &str, options: &[(&str
         ..CreateDataSinkRequest::default()
     };
     DataSinkServiceClient::new(channel(address).await).create_data_sink(request).await.expect("the sink is made");
-}
-
-/// Creates a credential without options.
-pub async fn credential(address: &str, name: &str, credential_type: CredentialType, identity: &str, secret: &str) {
-    let request = CreateCredentialRequest {
-        name: name.to_owned(),
-        r#type: credential_type.into(),
-        identity: identity.to_owned(),
-        secret_source: Some(SecretSource::Secret(secret.to_owned())),
-        ..CreateCredentialRequest::default()
-    };
-    CredentialServiceClient::new(channel(address).await).create_credential(request).await.expect("the credential is made");
 }
 
 /// Resident memory of a process in KiB.
