@@ -75,17 +75,7 @@ fn page(page_size: i32, page_token: String) -> domain::Page {
 // Enumerations: the domain has no "unspecified".
 
 fn sink_kind(wire: pb::SinkKind) -> Option<SinkKind> {
-    Some(match wire {
-        pb::SinkKind::Unspecified => return None,
-        pb::SinkKind::Azure => SinkKind::Azure,
-        pb::SinkKind::Gcs => SinkKind::Gcs,
-        pb::SinkKind::Hdfs => SinkKind::Hdfs,
-        pb::SinkKind::Jdbc => SinkKind::Jdbc,
-        pb::SinkKind::Kafka => SinkKind::Kafka,
-        pb::SinkKind::Local => SinkKind::Local,
-        pb::SinkKind::S3 => SinkKind::S3,
-        pb::SinkKind::Webhook => SinkKind::Webhook,
-    })
+    SinkKind::of_number(wire.into())
 }
 
 fn credential_type(wire: pb::CredentialType) -> Option<CredentialType> {
@@ -804,5 +794,16 @@ mod tests {
         assert_eq!(number(-0.5), Value::from(-0.5));
         assert_eq!(number(1e300).to_string(), "1e+300");
         assert_eq!(number(f64::NAN), Value::Null);
+    }
+
+    #[test]
+    fn kinds_have_the_interfaces_numbers() {
+        for kind in SinkKind::ALL {
+            let wire = pb::SinkKind::try_from(kind as i32).expect("the interface has every kind");
+            assert_eq!(wire.as_str_name(), format!("SINK_KIND_{}", kind.as_str().to_uppercase()));
+            assert_eq!(sink_kind(wire), Some(kind));
+        }
+        assert_eq!(sink_kind(pb::SinkKind::Unspecified), None);
+        assert!(pb::SinkKind::try_from(SinkKind::ALL.len() as i32 + 1).is_err(), "the interface has no kind more");
     }
 }

@@ -41,17 +41,9 @@ pub(super) fn timestamp(timestamp: Timestamp) -> prost_types::Timestamp {
 
 // Enumerations.
 
+/// The numbers are the interface's own.
 fn sink_kind(kind: SinkKind) -> i32 {
-    (match kind {
-        SinkKind::Azure => pb::SinkKind::Azure,
-        SinkKind::Gcs => pb::SinkKind::Gcs,
-        SinkKind::Hdfs => pb::SinkKind::Hdfs,
-        SinkKind::Jdbc => pb::SinkKind::Jdbc,
-        SinkKind::Kafka => pb::SinkKind::Kafka,
-        SinkKind::Local => pb::SinkKind::Local,
-        SinkKind::S3 => pb::SinkKind::S3,
-        SinkKind::Webhook => pb::SinkKind::Webhook,
-    }) as i32
+    kind as i32
 }
 
 fn credential_type(credential_type: CredentialType) -> i32 {
@@ -336,7 +328,7 @@ pub(super) fn kind(descriptor: &Descriptor) -> pb::SinkKindInfo {
 }
 
 fn option(spec: &OptionSpec) -> pb::OptionInfo {
-    let OptionSpec { name, option_type, required, default, secret, per_stream: _, description, conflicts_with } = spec;
+    let OptionSpec { name, option_type, required, default, secret, per_stream: _, description, conflicts_with, bearing: _ } = spec;
     let allowed_values = match option_type {
         crate::connectors::options::OptionType::Enum(words) => words.iter().map(|word| (*word).to_owned()).collect(),
         _ => Vec::new(),

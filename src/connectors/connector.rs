@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use uuid::Uuid;
 
+pub use super::SinkKind;
 use super::{
     credential::{CredentialType, OpenCredential},
     destination::Destination,
@@ -18,53 +19,6 @@ use crate::{
     name::{QualifiedName, StreamName},
     record::{Batch, Encoding, Offset, RecordFault, RecordSchema},
 };
-
-/// What a sink writes to. The eight kinds of the product; the numbers are those of the interface and of the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SinkKind {
-    /// Azure Blob Storage.
-    Azure = 1,
-    /// Google Cloud Storage.
-    Gcs = 2,
-    /// Hadoop.
-    Hdfs = 3,
-    /// SQL databases.
-    Jdbc = 4,
-    /// Kafka.
-    Kafka = 5,
-    /// A table of this service.
-    Local = 6,
-    /// Amazon S3 and what speaks its protocol.
-    S3 = 7,
-    /// HTTP receivers.
-    Webhook = 8,
-}
-
-impl SinkKind {
-    /// Every kind, by name.
-    pub const ALL: [Self; 8] = [Self::Azure, Self::Gcs, Self::Hdfs, Self::Jdbc, Self::Kafka, Self::Local, Self::S3, Self::Webhook];
-
-    /// The word for it in messages, options and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Azure => "azure",
-            Self::Gcs => "gcs",
-            Self::Hdfs => "hdfs",
-            Self::Jdbc => "jdbc",
-            Self::Kafka => "kafka",
-            Self::Local => "local",
-            Self::S3 => "s3",
-            Self::Webhook => "webhook",
-        }
-    }
-}
-
-impl fmt::Display for SinkKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// One row of the table of kinds: what may be said about such a sink, and how a checked one is made.
 pub trait Kind: Send + Sync + fmt::Debug {

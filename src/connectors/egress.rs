@@ -94,14 +94,6 @@ impl Cloud {
     }
 }
 
-/// Whether destinations of `kind` normally live at private addresses.
-const fn lives_in_private(kind: SinkKind) -> bool {
-    match kind {
-        SinkKind::Hdfs | SinkKind::Jdbc | SinkKind::Kafka | SinkKind::Local => true,
-        SinkKind::Azure | SinkKind::Gcs | SinkKind::S3 | SinkKind::Webhook => false,
-    }
-}
-
 /// Why the filter refuses an address. Names no address that was not in the request: what a name resolves to inside is nobody's affair outside.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Blocked {
@@ -229,7 +221,7 @@ impl Egress {
         }
         let allowed = match class {
             AddressClass::Public => true,
-            AddressClass::Loopback | AddressClass::Private => self.policy.private_allowed || lives_in_private(kind),
+            AddressClass::Loopback | AddressClass::Private => self.policy.private_allowed || kind.lives_in_private(),
             _ => false,
         };
         if !allowed && !listed(&self.policy.allow) {

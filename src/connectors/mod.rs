@@ -17,14 +17,74 @@ pub mod webhook;
 
 pub mod local;
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use self::{
-    connector::{Descriptor, Guarantee, Guide, Kind, SinkKind},
+    connector::{Descriptor, Guarantee, Guide, Kind},
     credential::CredentialType,
     destination::Destination,
     options::{ConfigFault, Options},
 };
+
+/// What a sink writes to. The eight kinds of the product; the numbers are those of the interface and of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SinkKind {
+    /// Azure Blob Storage.
+    Azure = 1,
+    /// Google Cloud Storage.
+    Gcs = 2,
+    /// Hadoop.
+    Hdfs = 3,
+    /// SQL databases.
+    Jdbc = 4,
+    /// Kafka.
+    Kafka = 5,
+    /// A table of this service.
+    Local = 6,
+    /// Amazon S3 and what speaks its protocol.
+    S3 = 7,
+    /// HTTP receivers.
+    Webhook = 8,
+}
+
+impl SinkKind {
+    /// Every kind, by name.
+    pub const ALL: [Self; 8] = [Self::Azure, Self::Gcs, Self::Hdfs, Self::Jdbc, Self::Kafka, Self::Local, Self::S3, Self::Webhook];
+
+    /// The word for it in messages, options and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Azure => "azure",
+            Self::Gcs => "gcs",
+            Self::Hdfs => "hdfs",
+            Self::Jdbc => "jdbc",
+            Self::Kafka => "kafka",
+            Self::Local => "local",
+            Self::S3 => "s3",
+            Self::Webhook => "webhook",
+        }
+    }
+
+    /// The kind of this number.
+    pub fn of_number(number: i32) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as i32 == number)
+    }
+
+    /// Whether destinations of this kind normally live at private addresses, so that the address filter lets it go there.
+    pub const fn lives_in_private(self) -> bool {
+        match self {
+            Self::Hdfs | Self::Jdbc | Self::Kafka | Self::Local => true,
+            Self::Azure | Self::Gcs | Self::S3 | Self::Webhook => false,
+        }
+    }
+}
+
+impl fmt::Display for SinkKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
 
 /// The table of kinds: one row each. A new kind adds its row here and touches no other existing file.
 #[derive(Debug, Clone)]

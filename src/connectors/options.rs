@@ -62,12 +62,25 @@ pub struct OptionSpec {
     pub description: &'static str,
     /// Options that cannot be given beside it.
     pub conflicts_with: &'static [&'static str],
+    /// What a change of it means.
+    pub bearing: Bearing,
+}
+
+/// What a change of an option means for a sink that exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bearing {
+    /// It says where records go, or under which names: afterwards that is another destination, which earlier progress does not bind.
+    Place,
+    /// It says where the credential's secret goes, or how safely: as after a change of place, the right to the credential is asked for again.
+    Safety,
+    /// It says how records travel and nothing else.
+    Manner,
 }
 
 impl OptionSpec {
     /// An optional, public option without a default.
     pub const fn new(name: &'static str, option_type: OptionType, description: &'static str) -> Self {
-        Self { name, option_type, required: false, default: "", secret: false, per_stream: false, description, conflicts_with: &[] }
+        Self { name, option_type, required: false, default: "", secret: false, per_stream: false, description, conflicts_with: &[], bearing: Bearing::Safety }
     }
 
     /// With a default.
@@ -91,10 +104,24 @@ impl OptionSpec {
         self
     }
 
-    /// A stream may override it.
+    /// A stream may override it; so it can say only how records travel.
     #[must_use]
     pub const fn per_stream(mut self) -> Self {
         self.per_stream = true;
+        self.manner()
+    }
+
+    /// Says where records go, or under which names.
+    #[must_use]
+    pub const fn place(mut self) -> Self {
+        self.bearing = Bearing::Place;
+        self
+    }
+
+    /// Says how records travel and nothing else.
+    #[must_use]
+    pub const fn manner(mut self) -> Self {
+        self.bearing = Bearing::Manner;
         self
     }
 
@@ -109,7 +136,7 @@ impl OptionSpec {
 /// Options that every kind knows.
 pub const COMMON: [OptionSpec; 5] = [
     OptionSpec::new("credential", OptionType::Name, "Credential to authenticate with, [schema.]name."),
-    OptionSpec::new("connection_timeout", OptionType::Seconds { min: 1, max: 300 }, "Limit for establishing a connection, in seconds.").or("10"),
+    OptionSpec::new("connection_timeout", OptionType::Seconds { min: 1, max: 300 }, "Limit for establishing a connection, in seconds.").or("10").manner(),
     OptionSpec::new(
         "wait_timeout",
         OptionType::Seconds { min: 1, max: 86_400 },
@@ -117,8 +144,8 @@ pub const COMMON: [OptionSpec; 5] = [
     )
     .or("60")
     .per_stream(),
-    OptionSpec::new("skip_validation", OptionType::Bool, "Store the sink without connecting to its destination first.").or("false"),
-    OptionSpec::new("dead_letter_sink", OptionType::Text, "Where rejected records go under DEAD_LETTER: a data sink, or table://[schema.]table."),
+    OptionSpec::new("skip_validation", OptionType::Bool, "Store the sink without connecting to its destination first.").or("false").manner(),
+    OptionSpec::new("dead_letter_sink", OptionType::Text, "Where rejected records go under DEAD_LETTER: a data sink, or table://[schema.]table.").manner(),
 ];
 
 /// The options of several lists as one, of exactly `N`.

@@ -24,7 +24,7 @@ use crate::{
     connectors::{
         connector::{ConnectContext, Connector, Descriptor, Probe, SinkKind, StepResult},
         destination::Destination,
-        options::{OptionSpec, Options},
+        options::{Bearing, OptionSpec, Options},
     },
     delivery::{DestinationStatus, Directive, DrainReason, LiveSession, Occasion, Which, problem_of},
     limits,
@@ -254,25 +254,6 @@ pub(super) struct Configured {
     pub connector: Arc<dyn Connector>,
 }
 
-/// Options that change how records travel and nothing about where to or how safely. Whatever else changes asks for the right to the credential again.
-const HARMLESS: [&str; 11] = [
-    "connection_timeout",
-    "wait_timeout",
-    "skip_validation",
-    "dead_letter_sink",
-    "max_batch_size",
-    "max_message_size",
-    "json_format",
-    "max_object_bytes",
-    "max_object_records",
-    "max_object_age",
-    "max_object_idle",
-];
-
-/// Words in the names of options that say where records go.
-const ADDRESSES: [&str; 10] =
-    ["bucket", "container", "topic", "region", "account_name", "virtual_addressing", "path", "table", "file_format", "file_compression"];
-
 impl Domain {
     /// Makes a data sink, connecting to its destination first.
     pub async fn create_data_sink(&self, cx: &OpContext, request: CreateDataSink) -> Result<CreatedDataSink, Problem> {
@@ -364,7 +345,7 @@ impl Domain {
         let bundle = self.read_bundle(&old.head, old.secret_version, SEAL_KIND).await?;
         let before = bundle.secret.clone().unwrap_or_else(|| old.destination.clone());
         let wanted = self.wanted(cx, &name, &request, &old, &bundle, &before).await?;
-        let changes = Changes::between(&old, &bundle, &before, &wanted);
+        let changes = Changes::between(self.specs_of(old.kind), &old, &bundle, &before, &wanted);
         if changes.none() && wanted.name == name {
             let view = self.sink_view(&old).await?;
             return Ok(AlteredDataSink { data_sink: view, changed: false });
@@ -406,7 +387,7 @@ impl Domain {
             None => name.clone(),
             Some(schema) => self.moved(cx, name, &schema).await?,
         };
-        let specs = self.0.kinds.get(old.kind).map(|kind| kind.descriptor().options).unwrap_or_default();
+        let specs = self.specs_of(old.kind);
         for (index, key) in request.unset.iter().enumerate() {
             let field = format!("unset[{index}]");
             if key == "destination" || key == "schema_name" {
@@ -698,6 +679,10 @@ impl Domain {
         Ok(self.row::<SinkRow>(place.name.as_bytes()).await?.filter(|row| row.head.uid == uid))
     }
 
+    fn specs_of(&self, kind: SinkKind) -> &'static [OptionSpec] {
+        self.0.kinds.get(kind).map(|kind| kind.descriptor().options).unwrap_or_default()
+    }
+
     async fn put_sink(
         &self,
         draft: &mut Draft<'_>,
@@ -711,8 +696,9 @@ impl Domain {
         let full = plan.destination.secret().and_then(|secret| secret.expose_text()).map(str::to_owned);
         let bundle = Bundle { secret: full, options: secret_options };
         let (credential, table) = (plan.credential.as_ref().map(|row| row.head.uid), plan.table.as_ref().map(|row| row.head.uid));
-        let elsewhere =
-            old.is_none_or(|old| old.destination != plan.destination.redacted() || old.kind != plan.kind || addresses(&old.options) != addresses(&options));
+        let elsewhere = old.is_none_or(|old| {
+            old.destination != plan.destination.redacted() || old.kind != plan.kind || places(plan.specs, &old.options) != places(plan.specs, &options)
+        });
         let row = SinkRow {
             kind: plan.kind,
             destination: plan.destination.redacted().to_owned(),
@@ -795,12 +781,12 @@ struct Changes {
 }
 
 impl Changes {
-    fn between(old: &SinkRow, bundle: &Bundle, before: &str, wanted: &Wanted) -> Self {
+    fn between(specs: &[OptionSpec], old: &SinkRow, bundle: &Bundle, before: &str, wanted: &Wanted) -> Self {
         let given: BTreeMap<&String, &String> = old.options.iter().chain(&bundle.options).collect();
         let keys: BTreeSet<&String> = given.keys().copied().chain(wanted.options.keys()).collect();
         let changed: Vec<&String> = keys.into_iter().filter(|key| given.get(*key).copied() != wanted.options.get(*key)).collect();
         let moved = wanted.destination != before;
-        Self { any: moved || !changed.is_empty(), asks_again: moved || changed.iter().any(|key| !HARMLESS.contains(&key.as_str())) }
+        Self { any: moved || !changed.is_empty(), asks_again: moved || changed.iter().any(|key| bearing(specs, key) != Bearing::Manner) }
     }
 
     fn none(&self) -> bool {
@@ -808,8 +794,14 @@ impl Changes {
     }
 }
 
-fn addresses(options: &BTreeMap<String, String>) -> Vec<(&String, &String)> {
-    options.iter().filter(|(key, _)| ADDRESSES.iter().any(|word| key.contains(word))).collect()
+/// The options that say where records go.
+fn places<'a>(specs: &[OptionSpec], options: &'a BTreeMap<String, String>) -> Vec<(&'a String, &'a String)> {
+    options.iter().filter(|(key, _)| bearing(specs, key) == Bearing::Place).collect()
+}
+
+/// What a change of an option means; one that the kind no longer knows may be anything.
+fn bearing(specs: &[OptionSpec], key: &str) -> Bearing {
+    specs.iter().find(|spec| spec.name == key).map_or(Bearing::Place, |spec| spec.bearing)
 }
 
 /// Reads a destination; `table://name` becomes `table://schema.name`.

@@ -12,12 +12,14 @@ use crate::connectors::{
 };
 
 const OWN: [OptionSpec; 6] = [
-    OptionSpec::new("azure_container_name", OptionType::Text, "Container.").required(),
-    OptionSpec::new("azure_storage_account_name", OptionType::Text, "Storage account, where neither the credential nor the host names it."),
+    OptionSpec::new("azure_container_name", OptionType::Text, "Container.").place().required(),
+    OptionSpec::new("azure_storage_account_name", OptionType::Text, "Storage account, where neither the credential nor the host names it.").place(),
     OptionSpec::new("azure_tenant_id", OptionType::Text, "Active Directory tenant, where the credential does not name it."),
     OptionSpec::new("azure_sas_token", OptionType::Text, "Shared access signature of the account, instead of a credential.").secret(),
     OptionSpec::new("azure_oauth_token", OptionType::Text, "OAuth bearer token, instead of a credential; nobody renews it.").secret(),
-    OptionSpec::new("azure_use_virtual_addressing", OptionType::Bool, "Whether the account is part of the host name (true) or of the path (false).").or("true"),
+    OptionSpec::new("azure_use_virtual_addressing", OptionType::Bool, "Whether the account is part of the host name (true) or of the path (false).")
+        .place()
+        .or("true"),
 ];
 
 /// Every option of an Azure sink.

@@ -12,7 +12,7 @@ use crate::connectors::{
 };
 
 const OWN: [OptionSpec; 3] = [
-    OptionSpec::new("gcs_bucket_name", OptionType::Text, "Bucket.").required(),
+    OptionSpec::new("gcs_bucket_name", OptionType::Text, "Bucket.").place().required(),
     OptionSpec::new("gcs_project_id", OptionType::Text, "Project that requests are billed to, for buckets whose requester pays."),
     OptionSpec::new("gcs_service_account_keys", OptionType::Text, "The service account's key file as JSON text, instead of a credential.").secret(),
 ];

@@ -27,7 +27,7 @@ pub(super) static OPTIONS: [OptionSpec; 11] = [
     COMMON[2],
     COMMON[3],
     COMMON[4],
-    OptionSpec::new("kafka_topic_name", OptionType::Text, "Topic to publish to; it must exist.").required(),
+    OptionSpec::new("kafka_topic_name", OptionType::Text, "Topic to publish to; it must exist.").place().required(),
     OptionSpec::new(
         "kafka_delivery",
         OptionType::Enum(&["idempotent", "exactly_once"]),
@@ -35,6 +35,7 @@ pub(super) static OPTIONS: [OptionSpec; 11] = [
     )
     .or("idempotent"),
     OptionSpec::new("kafka_compression", OptionType::Enum(&["none", "gzip", "snappy", "lz4", "zstd"]), "How batches are compressed on their way and at rest.")
+        .manner()
         .or("none"),
     OptionSpec::new("max_batch_size", OptionType::Int { min: 1, max: MESSAGE_RECORDS_MAX }, "Most records of one message if nested; without effect if flat.")
         .or("1")

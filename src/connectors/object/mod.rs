@@ -54,5 +54,5 @@ pub(in crate::connectors) const LIMITS: &[&str] = &[
     "A record is acknowledged when its object is visible: the sender holds up to two objects, and an ack waits for max_object_bytes, max_object_age or max_object_idle.",
     "Parquet, Arrow, Avro and CSV need columns: open the stream with a schema, or send Arrow.",
     "An upload in parts that a crash cuts off stays in the bucket, unseen and paid for: set a lifecycle rule that removes unfinished uploads.",
-    "A lifecycle rule that removes the newest object of a stream that is still written makes it stop with MARK_WENT_BACK: leave those of live streams.",
+    "A lifecycle rule that removes the newest object of a stream that is still written makes that stream stop, since its mark is gone (STREAM_MISMATCH): leave those of live streams.",
 ];

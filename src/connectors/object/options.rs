@@ -33,16 +33,19 @@ const COMMITS_IN_FLIGHT: usize = 2;
 const _: () = assert!(2 * OBJECT_BYTES_MAX <= BUDGET_BYTES / 2);
 const _: () = assert!(DEFAULT_OBJECT_BYTES <= OBJECT_BYTES_MAX);
 
-/// The options that every kind of object store adds to its own. Those that name or place objects count as part of the destination: see `ADDRESSES` in `domain/data_sink.rs`.
+/// The options that every kind of object store adds to its own.
 pub(in crate::connectors) const OBJECT_OPTIONS: [OptionSpec; 7] = [
     OptionSpec::new(
         PATH_TEMPLATE,
         OptionType::Text,
         "Where in the bucket the objects of a stream are: a path with the placeholders {schema}, {sink} and {stream}; {stream} must be in it.",
     )
-    .or(DEFAULT_TEMPLATE),
-    OptionSpec::new(FILE_FORMAT, OptionType::Enum(FILE_FORMATS), "The form of the objects.").or("ndjson"),
-    OptionSpec::new(COMPRESSION, OptionType::Enum(COMPRESSIONS), "How the objects are compressed; inside the file for parquet, arrow and avro.").or("none"),
+    .or(DEFAULT_TEMPLATE)
+    .place(),
+    OptionSpec::new(FILE_FORMAT, OptionType::Enum(FILE_FORMATS), "The form of the objects.").or("ndjson").place(),
+    OptionSpec::new(COMPRESSION, OptionType::Enum(COMPRESSIONS), "How the objects are compressed; inside the file for parquet, arrow and avro.")
+        .or("none")
+        .place(),
     OptionSpec::new(
         MAX_OBJECT_BYTES,
         OptionType::Int { min: 1_024, max: OBJECT_BYTES_MAX as i64 },

@@ -12,10 +12,12 @@ use crate::connectors::{
 };
 
 const OWN: [OptionSpec; 9] = [
-    OptionSpec::new("s3_bucket_name", OptionType::Text, "Bucket.").required(),
-    OptionSpec::new("s3_region", OptionType::Text, "Region of the bucket; also forms the default host, s3.REGION.amazonaws.com.").required(),
+    OptionSpec::new("s3_bucket_name", OptionType::Text, "Bucket.").place().required(),
+    OptionSpec::new("s3_region", OptionType::Text, "Region of the bucket; also forms the default host, s3.REGION.amazonaws.com.").place().required(),
     OptionSpec::new("s3_verify_ssl", OptionType::Bool, "Whether the store's certificate is verified; false is for tests with self-signed ones.").or("true"),
-    OptionSpec::new("s3_use_virtual_addressing", OptionType::Bool, "Whether the bucket is part of the host name (true) or of the path (false).").or("true"),
+    OptionSpec::new("s3_use_virtual_addressing", OptionType::Bool, "Whether the bucket is part of the host name (true) or of the path (false).")
+        .place()
+        .or("true"),
     OptionSpec::new("s3_aws_role_arn", OptionType::Text, "Role to assume with the credential's keys."),
     OptionSpec::new(
         "s3_encryption_type",
