@@ -137,7 +137,7 @@ async fn what_broke_off_before_its_manifest_counts_for_nothing() {
     assert_eq!(world.named().await, all(0..6));
     assert_eq!(
         world.objects().await.len(),
-        6,
+        5,
         "of the unit that broke off, an object that no manifest names: its other one has the same content as one that is named"
     );
 }
@@ -185,16 +185,16 @@ async fn a_twin_counts_as_our_own_and_another_cut_does_not() {
 
 #[tokio::test]
 async fn a_twin_whose_bytes_differ_gives_the_receipts_of_what_is_named() {
-    let world = world_with(&[("file_format", "parquet")]);
-    let (mut one, mut two) = (world.open_with(columns()).await, world.open_with(columns()).await);
-    let first = write_parted(&mut one.writer, 0..40).await.expect("written");
-    for offset in 0..40 {
-        two.writer.append(&records_of(&parted(offset..offset + 1), offset)).await.expect("taken");
-    }
-    let again = two.writer.commit(parted_mark(40)).await.expect("the same records up to the same mark");
+    let world = world();
+    // Of a twin with other settings, so that its bytes surely differ.
+    let other = World { store: world.store.clone(), ..world_with(&[("file_format", "csv")]) };
+    let (mut one, mut two) = (world.open().await, other.open_with(columns()).await);
+    let first = write_parted(&mut one.writer, 0..4).await.expect("written");
+    two.writer.append(&records_of(&parted(0..4), 0)).await.expect("taken");
+    let again = two.writer.commit(parted_mark(4)).await.expect("the same records up to the same mark");
     let receipts = |outcome: &Outcome| outcome.artifacts.iter().map(|receipt| (receipt.uri.clone(), receipt.byte_count)).collect::<Vec<_>>();
     assert_eq!(receipts(&again), receipts(&first));
-    assert_eq!(world.objects().await.len(), 4, "the twin's own objects are there, unnamed: their bytes follow the appends");
+    assert_eq!(world.objects().await.len(), 4, "the twin's own objects are there, and unnamed");
 }
 
 fn columns() -> RecordSchema {
@@ -321,7 +321,7 @@ async fn a_forgotten_stream_begins_anew() {
 async fn a_session_over_a_bucket_that_fails_names_every_record_once() {
     let world = world_with(&[("max_object_records", "7")]);
     let session = server(1).open(world.order()).await.expect("it opens");
-    world.store.at_next_puts([Fault::ReplyLost, Fault::Refused, Fault::ReplyLost, Fault::Hang, Fault::Refused]);
+    world.store.at_next_puts([Fault::ReplyLost, Fault::Refused, Fault::ReplyLost, Fault::Refused]);
     world.store.at_next_manifests([Fault::ReplyLost, Fault::Refused, Fault::ReplyLost]);
     for first in (0..200).step_by(20) {
         push_parted(&session, first..first + 20).await;
