@@ -68,6 +68,10 @@ pub const OBJECT_BYTES_MAX: u64 = 64 << 20;
 pub const OBJECT_PART_BYTES: usize = 8 << 20;
 /// Parts of one object that are under way at once.
 pub const OBJECT_PARTS_IN_FLIGHT: usize = 4;
+/// Data objects of one unit that are being encoded at once, where records say where they lie: each has an encoder's buffers.
+pub const OBJECT_GROUPS_MAX: usize = 256;
+/// The largest manifest that is read back, in bytes: of a unit that brought as many paths as a batch may have records.
+pub const OBJECT_MANIFEST_BYTES_MAX: u64 = 256 << 20;
 /// How long the removal of an incomplete upload may take.
 pub const OBJECT_CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
 

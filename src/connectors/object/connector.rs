@@ -8,8 +8,9 @@ use super::{
     bucket::{Bucket, BucketSource},
     chain::{StreamTag, go_on},
     condition::{next_generation, survey},
-    layout::{Layout, Place, generation_key},
+    layout::{Layout, generation_key},
     options::units,
+    partitioned::{PartitionedWriter, Paths},
     reader::find_end,
     staged::{self, StagedWriter},
     writer::{ChainWriter, Target},
@@ -17,7 +18,7 @@ use super::{
 use crate::connectors::{
     connector::{CommitMode, ConnectContext, Connector, Delivery, Epoch, FoundMark, Guarantee, Opened, Probe, SinkWriter, StreamId, Terms},
     credential::CredentialType,
-    error::ConnectorError,
+    error::{ConnectorError, ConnectorErrorKind as Kind},
     options::{ConfigFault, Options},
 };
 
@@ -45,7 +46,8 @@ impl ObjectConnector {
         let ground = survey(&bucket, &folder, &generation_key(&folder, StreamTag::of(stream, 0))).await?;
         Ok(Target {
             bucket,
-            place: Place::new(&folder, StreamTag::of(stream, ground.generation), self.layout.format),
+            place: self.layout.place(&folder, StreamTag::of(stream, ground.generation)),
+            kind_of_content: self.layout.kind_of_content(),
             format: self.layout.format,
             schema: terms.schema.clone(),
             epoch,
@@ -66,6 +68,10 @@ impl Connector for ObjectConnector {
     }
 
     async fn open(&self, cx: &ConnectContext, stream: &StreamId, epoch: Epoch, terms: &Terms) -> Result<Opened, ConnectorError> {
+        if self.layout.partitioned() && terms.commit_mode == CommitMode::OnFinish {
+            let text = "path_template takes fields of records, and an ON_FINISH stream becomes one object: open the stream in CONTINUOUS mode, or take the fields out of the template";
+            return Err(ConnectorError::new(Kind::Misconfigured, text));
+        }
         let mut target = self.begin(cx, stream, epoch, terms).await?;
         let (writer, mark, delivery): (Box<dyn SinkWriter>, _, _) = match terms.commit_mode {
             CommitMode::Continuous => {
@@ -75,7 +81,13 @@ impl Connector for ObjectConnector {
                 }
                 let mark = end.map(|link| link.mark);
                 let (at, begins) = go_on(mark, terms.noted.mark.next);
-                (Box::new(ChainWriter::new(Arc::new(target.clone()), at, begins)), mark, continuous(&target))
+                let shared = Arc::new(target.clone());
+                if self.layout.partitioned() {
+                    let paths = Paths { template: self.layout.template.clone(), stream: stream.clone(), sink: cx.sink.clone() };
+                    (Box::new(PartitionedWriter::new(shared, paths, at, begins)), mark, partitioned(&target))
+                } else {
+                    (Box::new(ChainWriter::new(shared, at, begins)), mark, continuous(&target))
+                }
             }
             CommitMode::OnFinish => {
                 let mark = staged::recover(&target).await?;
@@ -104,6 +116,13 @@ impl Connector for ObjectConnector {
 
 fn continuous(target: &Target) -> Delivery {
     let exact = "objects appear whole, and each is created only if its name, the first offset in it, is free (seen to be honoured at this open); the last object's metadata is the mark";
+    promise(target, exact)
+}
+
+fn partitioned(target: &Target) -> Delivery {
+    let exact = "each manifest is created only if its name, the first offset of its unit, is free (seen to be honoured at this open), and after all the objects that it lists; the last \
+                 manifest's metadata is the mark. Exactly once for who reads the objects that manifests name; who lists folders instead may also meet objects of a unit whose session broke \
+                 before its manifest";
     promise(target, exact)
 }
 

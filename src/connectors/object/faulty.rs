@@ -31,6 +31,7 @@ pub(super) enum Fault {
 #[derive(Debug, Default)]
 struct State {
     puts: VecDeque<Fault>,
+    manifests: VecDeque<Fault>,
     parts: VecDeque<Fault>,
     completions: VecDeque<Fault>,
     ignores_condition: bool,
@@ -73,6 +74,11 @@ impl Faulty {
     /// What the next writes of objects of records do; the chain's small companions are spared.
     pub(super) fn at_next_puts(&self, faults: impl IntoIterator<Item = Fault>) {
         self.state().puts.extend(faults);
+    }
+
+    /// What the next writes of manifests do; they come before those of [`Self::at_next_puts`].
+    pub(super) fn at_next_manifests(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.state().manifests.extend(faults);
     }
 
     pub(super) fn at_next_parts(&self, faults: impl IntoIterator<Item = Fault>) {
@@ -134,7 +140,8 @@ impl ObjectStore for Faulty {
         let fault = {
             let mut state = self.state();
             state.requests += 1;
-            if key.as_ref().contains("_datasink") { None } else { state.puts.pop_front() }
+            let of_manifest = if key.as_ref().contains("/_manifests/") { state.manifests.pop_front() } else { None };
+            if key.as_ref().contains("_datasink") { None } else { of_manifest.or_else(|| state.puts.pop_front()) }
         };
         let ignores = self.state().ignores_condition;
         let mode = if ignores { PutMode::Overwrite } else { options.mode.clone() };

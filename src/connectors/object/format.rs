@@ -45,6 +45,7 @@ mod parquet;
 mod tests;
 
 use bytes::Bytes;
+use object_store::{Attribute, Attributes};
 
 use crate::{
     connectors::{
@@ -164,6 +165,15 @@ impl Format {
         None
     }
 
+    /// What the store is told of the bytes.
+    pub(super) fn kind_of_content(&self) -> Attributes {
+        let mut attributes: Attributes = [(Attribute::ContentType, self.content_type())].into_iter().collect();
+        if let Some(encoding) = self.content_encoding() {
+            attributes.insert(Attribute::ContentEncoding, encoding.into());
+        }
+        attributes
+    }
+
     /// The encoding of records that it works from.
     pub(super) fn takes(&self) -> Encoding {
         match self.file {
@@ -208,14 +218,14 @@ fn unknown_word(option: &str, word: &str, allowed: &'static [&'static str]) -> C
 }
 
 /// Records that the format cannot hold.
-fn refused(RecordFaults(faults): RecordFaults) -> ConnectorError {
+pub(super) fn refused(RecordFaults(faults): RecordFaults) -> ConnectorError {
     let first = faults.first().map(|(offset, fault)| format!("record {offset} cannot be written: {}", fault.message)).unwrap_or_default();
     let error = ConnectorError::new(ConnectorErrorKind::Rejected, first);
     faults.into_iter().fold(error, |error, (offset, fault)| error.record(offset, fault))
 }
 
 /// A failure that no record and no option can be blamed for: memory takes every write.
-fn internal(doing: &str, error: impl std::fmt::Display) -> ConnectorError {
+pub(super) fn internal(doing: &str, error: impl std::fmt::Display) -> ConnectorError {
     let why: String = error.to_string().chars().take(300).collect();
     ConnectorError::new(ConnectorErrorKind::Internal, format!("cannot {doing}: {why}"))
 }

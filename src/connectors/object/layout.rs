@@ -3,13 +3,20 @@
 //! | Key, below the path that the option `path_template` gives a stream | What it is |
 //! |---|---|
 //! | `<first offset, 20 digits>-<stream tag>.<extension>` | an object of records |
+//! | `_manifests/<first offset, 20 digits>-<stream tag>.json` | where records say where they lie: the list of one unit's objects, which are as below |
 //! | `_datasink/<stream tag>` | which generation of the stream this is; also how it is seen whether the store creates conditionally |
 //! | `.plan/<stream tag>.json` | ON_FINISH: that the stream is finished, and how to complete it after a crash; stays as the stream's mark |
 //! | `_tmp/<stream tag>-<random>.<extension>` | ON_FINISH, where uploads cannot be completed conditionally: until it is copied |
 //!
+//! Where the template has fields of records, the path above is its constant beginning with the stream's name, and the objects of records are elsewhere:
+//!
+//! | Key | What it is |
+//! |---|---|
+//! | `<path of the records>/<first offset, 20 digits>-<stream tag>-<16 digits of the content's SHA-256>.<extension>` | the records of one unit that have this path |
+//!
 //! The tag is a hash of installation, sink, stream and generation. Names that begin with `_` or `.` are passed over by what reads folders of files (Hive, Spark, Trino, pyarrow).
 
-use object_store::path::Path;
+use object_store::{Attribute, Attributes, path::Path};
 
 use super::{chain::StreamTag, format::Format, path::PathTemplate};
 use crate::{
@@ -41,12 +48,24 @@ impl Layout {
 
     /// The folder of a stream; a fault where the names make it too long.
     pub(super) fn folder(&self, stream: &StreamId, sink: &QualifiedName) -> Result<String, ConnectorError> {
-        let refused = |message: String| ConnectorError::new(Kind::Misconfigured, message);
-        match self.template.constant(stream, sink) {
-            Ok(Some(folder)) => Ok(folder),
-            Ok(None) => Err(refused("the option \"path_template\" takes fields of records, which this build refuses when the sink is made".to_owned())),
-            Err(fault) => Err(refused(fault.message)),
-        }
+        let constant = self.template.constant(stream, sink);
+        let folder = constant.and_then(|folder| folder.map_or_else(|| self.template.lead(stream, sink), Ok));
+        folder.map_err(|fault| ConnectorError::new(Kind::Misconfigured, fault.message))
+    }
+
+    /// Whether records say where they lie.
+    pub(super) fn partitioned(&self) -> bool {
+        !self.template.fields().is_empty()
+    }
+
+    /// The chain of a stream: its objects, or their manifests where records say where they lie.
+    pub(super) fn place(&self, folder: &str, tag: StreamTag) -> Place {
+        if self.partitioned() { Place::manifests(folder, tag) } else { Place::new(folder, tag, self.format) }
+    }
+
+    /// What the objects of the chain are.
+    pub(super) fn kind_of_content(&self) -> Attributes {
+        if self.partitioned() { [(Attribute::ContentType, "application/json")].into_iter().collect() } else { self.format.kind_of_content() }
     }
 }
 
@@ -61,6 +80,11 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn new(folder: &str, tag: StreamTag, format: Format) -> Self {
         Self { folder: folder.to_owned(), tag, extension: format.extension() }
+    }
+
+    /// The chain of the manifests of a stream.
+    pub(super) fn manifests(folder: &str, tag: StreamTag) -> Self {
+        Self { folder: format!("{folder}/_manifests"), tag, extension: "json" }
     }
 
     /// Where all of it is.
@@ -90,6 +114,12 @@ impl Place {
     pub(super) fn temporary(&self, random: u64) -> Path {
         path(&format!("{}/_tmp/{}-{random:016x}.{}", self.folder, self.tag, self.extension))
     }
+}
+
+/// The object of the records of one unit that have the path `folder`. The same records make the same name, and other ones another.
+pub(super) fn data_object(folder: &str, tag: StreamTag, first: Offset, content: &[u8; 32], format: Format) -> Path {
+    let hash = u64::from_be_bytes(content[..8].try_into().expect("eight of thirty-two bytes"));
+    path(&format!("{folder}/{first:0width$}-{tag}-{hash:016x}.{}", format.extension(), width = OFFSET_DIGITS))
 }
 
 /// Where it is written which generation of a stream counts; `tag` is the first generation's.

@@ -14,8 +14,9 @@ mod faulty;
 mod format;
 mod http;
 mod layout;
+mod manifest;
 mod options;
-#[cfg_attr(not(test), expect(dead_code, reason = "paths made of what records hold come with partitioned output; until then such templates are refused"))]
+mod partitioned;
 mod path;
 mod probe;
 mod reader;
@@ -47,11 +48,12 @@ pub(in crate::connectors) const CLOUD_OPTIONS: [OptionSpec; 2] = [
 ];
 
 /// What the guarantee of every kind of object store rests on.
-pub(in crate::connectors) const BASIS: &str = "Each object appears whole and is created only if its name, which holds the first offset in it, is free; the mark is in the newest object, and the next name follows from it. Whether the store honours the condition is tried at each open: one that ignores it and overwrites is announced as idempotent.";
+pub(in crate::connectors) const BASIS: &str = "Each object appears whole and is created only if its name, which holds the first offset in it, is free; the mark is in the newest object, and the next name follows from it. Whether the store honours the condition is tried at each open: one that ignores it and overwrites is announced as idempotent. Where path_template has fields of records, all this holds for the manifests, each of which lists the objects of one unit and is created after them: who reads what manifests name reads each record once, while who lists folders may also meet objects of a unit that broke off before its manifest.";
 
 /// What no kind of object store takes or does.
 pub(in crate::connectors) const LIMITS: &[&str] = &[
     "A record is acknowledged when its object is visible: the sender holds up to two objects, and an ack waits for max_object_bytes, max_object_age or max_object_idle.",
+    "With {field:…} in path_template a record without the field, or with null, an object or an array in it, is refused; a unit is closed at 256 paths; ON_FINISH is refused; objects that no manifest names may stay after a broken session.",
     "Parquet, Arrow, Avro and CSV need columns: open the stream with a schema, or send Arrow.",
     "An upload in parts that a crash cuts off stays in the bucket, unseen and paid for: set a lifecycle rule that removes unfinished uploads.",
     "A lifecycle rule that removes the newest object of a stream that is still written makes that stream stop, since its mark is gone (STREAM_MISMATCH): leave those of live streams.",

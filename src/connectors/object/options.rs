@@ -10,7 +10,7 @@ use super::{
 use crate::{
     connectors::{
         connector::UnitPolicy,
-        options::{ConfigFault, ConfigFaultKind, OptionSpec, OptionType, Options},
+        options::{ConfigFault, OptionSpec, OptionType, Options},
     },
     limits::{BUDGET_BYTES, OBJECT_BYTES_MAX},
 };
@@ -38,7 +38,8 @@ pub(in crate::connectors) const OBJECT_OPTIONS: [OptionSpec; 7] = [
     OptionSpec::new(
         PATH_TEMPLATE,
         OptionType::Text,
-        "Where in the bucket the objects of a stream are: a path with the placeholders {schema}, {sink} and {stream}; {stream} must be in it.",
+        "Where in the bucket the objects of a stream are: a path with the placeholders {schema}, {sink} and {stream}, of which {stream} must be in it, and {field:NAME} or \
+         {field:NAME|date}, |year, |month, |day, |hour for what a record holds in a field: then each unit has an object a path, and a manifest that lists them (CONTINUOUS only).",
     )
     .or(DEFAULT_TEMPLATE)
     .place(),
@@ -73,14 +74,7 @@ pub(in crate::connectors) const OBJECT_OPTIONS: [OptionSpec; 7] = [
 /// The layout that the options ask for; all faults at once.
 pub(super) fn layout(options: &Options) -> Result<Layout, Vec<ConfigFault>> {
     let text = |name: &str, default| options.text(name).unwrap_or(default).to_owned();
-    let template = PathTemplate::parse(&text(PATH_TEMPLATE, DEFAULT_TEMPLATE)).and_then(|template| match template.fields() {
-        [] => Ok(template),
-        fields => {
-            let message =
-                format!("option {PATH_TEMPLATE:?} takes the record's {}; paths made of what records hold are not in this build yet", fields.join(", "));
-            Err(ConfigFault::option(ConfigFaultKind::InvalidOption, PATH_TEMPLATE, message))
-        }
-    });
+    let template = PathTemplate::parse(&text(PATH_TEMPLATE, DEFAULT_TEMPLATE));
     let format = Format::parse(&text(FILE_FORMAT, "ndjson"), &text(COMPRESSION, "none"));
     match (template, format) {
         (Ok(template), Ok(format)) => Ok(Layout { template, format, options: options.clone() }),

@@ -212,12 +212,41 @@ impl PathTemplate {
             return Ok(None);
         }
         let path = self.build(stream, sink, &[]);
-        check_length(&path).map_err(|problem| {
+        self.check_names(&path, stream)?;
+        Ok(Some(path))
+    }
+
+    /// The folder of what belongs to a stream as a whole where records have a say in paths: the segments before the first that a record decides, and the stream's name unless it is among
+    /// them. A fault where the names make it longer than [`PATH_BYTES_MAX`] or a segment longer than [`SEGMENT_BYTES_MAX`].
+    pub(super) fn lead(&self, stream: &StreamId, sink: &QualifiedName) -> Result<String, ConfigFault> {
+        let constant = self.parts.iter().position(|part| matches!(part, Part::Field(..))).unwrap_or(self.parts.len());
+        let (mut path, mut named) = (String::new(), None);
+        for part in &self.parts[..constant] {
+            if *part == Part::Stream {
+                named = named.or(Some(path.len()));
+            }
+            self.put(part, stream, sink, &[], &mut path);
+        }
+        if constant < self.parts.len() {
+            // A record has a say in the last segment, or in the next.
+            path.truncate(path.rfind('/').unwrap_or(0));
+        }
+        if named.is_none_or(|start| start >= path.len()) {
+            if !path.is_empty() {
+                path.push('/');
+            }
+            encode(stream.name.as_str(), &mut path);
+        }
+        self.check_names(&path, stream)?;
+        Ok(path)
+    }
+
+    fn check_names(&self, path: &str, stream: &StreamId) -> Result<(), ConfigFault> {
+        check_length(path).map_err(|problem| {
             let message =
                 format!("option {PATH_TEMPLATE:?} makes too long a path for the stream {:?}: {problem}; shorten the template or the names", stream.name);
             ConfigFault::option(ConfigFaultKind::InvalidOption, PATH_TEMPLATE, message)
-        })?;
-        Ok(Some(path))
+        })
     }
 
     /// The path of a record, given as the text of a JSON object. The fault of a record that lacks a field or holds in it what is no part of a path names the field.
@@ -238,18 +267,20 @@ impl PathTemplate {
     fn build(&self, stream: &StreamId, sink: &QualifiedName, values: &[Cow<'_, str>]) -> String {
         let mut path = String::new();
         for part in &self.parts {
-            match part {
-                Part::Literal(text) => path.push_str(text),
-                Part::Sink => encode(sink.name.as_str(), &mut path),
-                Part::Schema => encode(sink.schema.as_str(), &mut path),
-                Part::Stream => encode(stream.name.as_str(), &mut path),
-                Part::Field(place, take) => match take {
-                    Take::All => encode(&values[*place], &mut path),
-                    _ => path.push_str(&self.moment(*place, *take, values).expect("it was read once already, with the values")),
-                },
-            }
+            self.put(part, stream, sink, values, &mut path);
         }
         path
+    }
+
+    fn put(&self, part: &Part, stream: &StreamId, sink: &QualifiedName, values: &[Cow<'_, str>], path: &mut String) {
+        match part {
+            Part::Literal(text) => path.push_str(text),
+            Part::Sink => encode(sink.name.as_str(), path),
+            Part::Schema => encode(sink.schema.as_str(), path),
+            Part::Stream => encode(stream.name.as_str(), path),
+            Part::Field(place, Take::All) => encode(&values[*place], path),
+            Part::Field(place, take) => path.push_str(&self.moment(*place, *take, values).expect("it was read once already, with the values")),
+        }
     }
 
     /// The fields' values, each fit for all that the template takes of it.

@@ -162,7 +162,7 @@ impl Upload {
     async fn begin(target: &Target, random: u64) -> Result<Self, ConnectorError> {
         let bucket = &target.bucket;
         let key = if bucket.conditional_completion { target.place.object(0) } else { target.place.temporary(random) };
-        let options = PutMultipartOptions { attributes: target.kind_of_content(), ..PutMultipartOptions::default() };
+        let options = PutMultipartOptions { attributes: target.kind_of_content.clone(), ..PutMultipartOptions::default() };
         let id = match bucket.parts.create_multipart_opts(&key, options).await {
             // Azure names the content's type on completion only, where its library has no place for it.
             Err(Error::NotSupported { .. }) => bucket.parts.create_multipart(&key).await,

@@ -1,5 +1,7 @@
 //! Why: every way in which a bucket can answer, or not, leads to a chain that holds each record once, or to an error that says what to do. Never a network.
 
+mod partitioned;
+
 use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -14,8 +16,8 @@ use super::{
 use crate::{
     connectors::{
         connector::{
-            CommitMode, ConnectContext, Connector, Epoch, Finish, FoundMark, Guarantee, Kind as _, Mark, Noted, Opened, Outcome, SinkKind, SinkWriter,
-            StreamId, Terms,
+            Appended, CommitMode, ConnectContext, Connector, Epoch, Finish, FoundMark, Guarantee, Kind as _, Mark, Noted, Opened, Outcome, SinkKind,
+            SinkWriter, StreamId, Terms,
         },
         credential::{CredentialType, OpenCredential},
         destination::Destination,

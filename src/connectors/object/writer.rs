@@ -34,6 +34,8 @@ use crate::{
 pub(super) struct Target {
     pub(super) bucket: Bucket,
     pub(super) place: Place,
+    /// What the store is told of the chain's objects.
+    pub(super) kind_of_content: Attributes,
     pub(super) format: Format,
     pub(super) schema: Option<RecordSchema>,
     pub(super) epoch: Epoch,
@@ -59,6 +61,14 @@ pub(super) struct ChainWriter {
     unit: Option<Unit>,
     /// Resolves when the object before is there; fails when it never will be.
     ahead: Option<oneshot::Receiver<()>>,
+}
+
+/// What is at a name that was asked for: what was created just now, or what counts as that.
+pub(super) struct Placed {
+    pub(super) link: Link,
+    pub(super) e_tag: Option<String>,
+    /// In bytes.
+    pub(super) size: u64,
 }
 
 /// An object that is ready to be created.
@@ -105,38 +115,48 @@ impl Target {
 
     /// Creates an object under the name of its first offset, once `ahead` is there, and gives its receipt.
     pub(super) async fn create(&self, object: Object, ahead: Option<oneshot::Receiver<()>>) -> Result<Outcome, ConnectorError> {
-        let Object { link, mut body, first_record } = object;
+        let Object { link, body, first_record } = object;
+        let key = self.place.object(link.first);
+        let there = self.place(link, body, ahead).await?;
+        Ok(self.outcome(&key, &there.link, first_record, there.e_tag, there.size))
+    }
+
+    /// Creates the chain's object that `link` tells of, once `ahead` is there; where one is already that counts as it, that is what is given back.
+    pub(super) async fn place(&self, link: Link, mut body: Body, ahead: Option<oneshot::Receiver<()>>) -> Result<Placed, ConnectorError> {
         let key = self.place.object(link.first);
         let doing = || format!("write {}", self.bucket.uri(key.as_ref()));
-        let in_parts = body.held() > OBJECT_PART_BYTES && self.bucket.conditional_completion && self.honoured;
-        let upload = if in_parts { Some(self.upload(&key, &link, &mut body).await?) } else { None };
+        let upload = if self.in_parts(&body) { Some(self.upload(&key, self.attributes(&link), &mut body).await?) } else { None };
         if let Some(ahead) = ahead {
             ahead.await.map_err(|_| ConnectorError::new(Kind::Unknown, format!("the object before {} failed", self.bucket.uri(key.as_ref()))))?;
         }
         if !self.honoured && look(&self.bucket, &key).await?.found != Found::Absent {
-            return self.meet(&key, &link, first_record).await;
+            return self.meet(&key, &link).await;
         }
         let written = match upload {
             Some(upload) => upload.complete().await,
             None => {
-                let mode = if self.honoured { PutMode::Create } else { PutMode::Overwrite };
-                let options = PutOptions { mode, attributes: self.attributes(&link), ..PutOptions::default() };
+                let options = PutOptions { mode: self.mode(), attributes: self.attributes(&link), ..PutOptions::default() };
                 self.bucket.store.put_opts(&key, body.rest(), options).await
             }
         };
         match written {
-            Ok(PutResult { e_tag, .. }) => Ok(self.outcome(&key, &link, first_record, e_tag, body.bytes())),
-            Err(error) if taken(&error) => self.meet(&key, &link, first_record).await,
+            Ok(PutResult { e_tag, .. }) => Ok(Placed { link, e_tag, size: body.bytes() }),
+            Err(error) if taken(&error) => self.meet(&key, &link).await,
             Err(error) => Err(self.bucket.explain(&error, &doing())),
         }
     }
 
     /// The name was taken: whose is what is there?
-    async fn meet(&self, key: &Path, own: &Link, first_record: Offset) -> Result<Outcome, ConnectorError> {
+    async fn meet(&self, key: &Path, own: &Link) -> Result<Placed, ConnectorError> {
         let there = look(&self.bucket, key).await?;
         let uri = self.bucket.uri(key.as_ref());
-        match judge(own, &there.found) {
-            Verdict::Own => Ok(self.outcome(key, own, first_record, there.e_tag, there.size)),
+        let verdict = judge(own, &there.found);
+        match verdict {
+            // The bytes may differ, as those of a form that follows the appends do; told is what is there.
+            Verdict::Own => {
+                let link = if let Found::Link(link) = there.found { link } else { own.clone() };
+                Ok(Placed { link, e_tag: there.e_tag, size: there.size })
+            }
             Verdict::Another => Err(ConnectorError::new(Kind::Unknown, format!("{uri} was written by another session of the stream")).with("object", uri)),
             Verdict::Vanished => Err(ConnectorError::new(Kind::Unknown, format!("{uri} was there and is gone again")).with("object", uri)),
             Verdict::Foreign => Err(foreign(&self.bucket, key)),
@@ -152,24 +172,25 @@ impl Target {
     }
 
     fn attributes(&self, link: &Link) -> Attributes {
-        let mut attributes = self.kind_of_content();
+        let mut attributes = self.kind_of_content.clone();
         attributes.insert(Attribute::Metadata(METADATA.into()), link.to_text().into());
         attributes
     }
 
-    /// What the bytes are.
-    pub(super) fn kind_of_content(&self) -> Attributes {
-        let mut attributes: Attributes = [(Attribute::ContentType, self.format.content_type())].into_iter().collect();
-        if let Some(encoding) = self.format.content_encoding() {
-            attributes.insert(Attribute::ContentEncoding, encoding.into());
-        }
-        attributes
+    /// Whether an object goes up in parts.
+    pub(super) fn in_parts(&self, body: &Body) -> bool {
+        body.held() > OBJECT_PART_BYTES && self.bucket.conditional_completion && self.honoured
+    }
+
+    /// How an object is put whole.
+    pub(super) fn mode(&self) -> PutMode {
+        if self.honoured { PutMode::Create } else { PutMode::Overwrite }
     }
 
     /// Sends an object's parts, which make no object yet.
-    async fn upload(&self, key: &Path, link: &Link, body: &mut Body) -> Result<Upload, ConnectorError> {
+    pub(super) async fn upload(&self, key: &Path, attributes: Attributes, body: &mut Body) -> Result<Upload, ConnectorError> {
         let explain = |error| self.bucket.explain(&error, &format!("write {}", self.bucket.uri(key.as_ref())));
-        let options = PutMultipartOptions { attributes: self.attributes(link), ..PutMultipartOptions::default() };
+        let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
         let mut upload = Upload(Some(self.bucket.store.put_multipart_opts(key, options).await.map_err(explain)?));
         let mut parts = Vec::new();
         while body.held() > 0
@@ -184,10 +205,10 @@ impl Target {
 }
 
 /// An upload in parts that is removed unless it was completed.
-struct Upload(Option<Box<dyn MultipartUpload>>);
+pub(super) struct Upload(Option<Box<dyn MultipartUpload>>);
 
 impl Upload {
-    async fn complete(mut self) -> object_store::Result<PutResult> {
+    pub(super) async fn complete(mut self) -> object_store::Result<PutResult> {
         let Some(inner) = &mut self.0 else { return Err(object_store::Error::NotImplemented { operation: "complete".to_owned(), implementer: String::new() }) };
         let written = inner.complete().await?;
         self.0 = None;

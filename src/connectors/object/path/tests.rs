@@ -53,6 +53,23 @@ fn placeholders_stand_for_names_and_fields() {
 }
 
 #[test]
+fn what_is_the_streams_as_a_whole_lies_where_no_record_decides() {
+    for (text, expected) in [
+        ("{stream}/{field:a}", "s%2F1"),
+        ("exports/{sink}/{stream}/dt={field:a|date}/x", "exports/y/s%2F1"),
+        ("exports/dt={field:a|date}/{stream}", "exports/s%2F1"),
+        ("{field:a}/{stream}", "s%2F1"),
+        ("exports/{stream}={field:a}", "exports/s%2F1"),
+        ("exports/{stream}", "exports/s%2F1"),
+    ] {
+        let lead = template(text).lead(&stream("s/1"), &sink("x.y")).unwrap();
+        assert_eq!(lead, expected, "{text}");
+        assert_harmless(&lead);
+    }
+    assert!(template("{stream}/{field:a}").lead(&stream(&("a".to_owned() + &":".repeat(100))), &sink("x.y")).unwrap_err().message.contains("may have 255"));
+}
+
+#[test]
 fn parts_of_time_are_those_of_utc() {
     let whole = template("{stream}/{field:v|year}/{field:v|month}/{field:v|day}/{field:v|date}");
     for (text, expected) in [
