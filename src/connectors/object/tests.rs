@@ -26,7 +26,7 @@ use crate::{
         options::{OptionSpec, Options},
     },
     delivery::{
-        Connections, Delivery, DeliverySettings, Event, Input, OpenOrder, Session,
+        Connections, Delivery, DeliverySettings, Event, Input, OpenOrder, RecordErrorPolicy, Session,
         tests::sim::{self, Family, SimConnections, SimTarget, batch, texts},
     },
     limits::OBJECT_PART_BYTES,

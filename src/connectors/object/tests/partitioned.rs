@@ -3,7 +3,6 @@
 use super::*;
 use crate::{
     connectors::object::manifest::Manifest,
-    delivery::RecordErrorPolicy,
     limits::OBJECT_GROUPS_MAX,
     record::{Column, ColumnType, RecordSchema},
 };
