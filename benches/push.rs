@@ -20,10 +20,7 @@ use std::{
 };
 
 use datasink::{
-    api::pb::{
-        Column, ColumnType, CreateTableRequest, OpenStream, PushRequest, RecordSchema, push_request, push_service_client::PushServiceClient,
-        table_service_client::TableServiceClient,
-    },
+    api::pb::{CreateTableRequest, OpenStream, PushRequest, push_request, push_service_client::PushServiceClient, table_service_client::TableServiceClient},
     app::Parts,
     store::{
         Store, Table, Transaction,
@@ -36,7 +33,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     figures::{Spread, pair, row},
-    load::{Load, channel, record, run},
+    load::{Load, channel, record, run, schema},
     product::{resident, server, sink},
 };
 
@@ -68,9 +65,7 @@ fn main() {
 }
 
 async fn table(address: &str, name: &str) {
-    let column = |name: &str, column_type: ColumnType| Column { name: name.to_owned(), r#type: column_type.into(), ..Column::default() };
-    let schema = RecordSchema { columns: vec![column("n", ColumnType::Int64), column("pad", ColumnType::String)] };
-    let request = CreateTableRequest { name: name.to_owned(), schema: Some(schema), ..CreateTableRequest::default() };
+    let request = CreateTableRequest { name: name.to_owned(), schema: Some(schema()), ..CreateTableRequest::default() };
     TableServiceClient::new(channel(address).await).create_table(request).await.expect("the table is made");
 }
 
@@ -89,6 +84,7 @@ async fn discarded() {
             batches,
             batch_records: 1_000,
             record_bytes,
+            schema: None,
         };
         let (address, bare) = (ours.address.clone(), bare.clone());
         pair(
@@ -120,8 +116,15 @@ async fn local_table() {
         0.7,
         RUNS,
         async |number| {
-            let load =
-                Load { sink: "default.table".to_owned(), stream: format!("s{number}"), token: None, batches: BATCHES, batch_records: 1_000, record_bytes: 200 };
+            let load = Load {
+                sink: "default.table".to_owned(),
+                stream: format!("s{number}"),
+                token: None,
+                batches: BATCHES,
+                batch_records: 1_000,
+                record_bytes: 200,
+                schema: None,
+            };
             let measured = run(channel(&address).await, &load).await;
             p50.push(measured.percentile(50).as_secs_f64() * 1e3);
             p99.push(measured.percentile(99).as_secs_f64() * 1e3);
@@ -168,8 +171,15 @@ async fn webhook() {
         0.7,
         RUNS,
         async |number| {
-            let load =
-                Load { sink: "default.hook".to_owned(), stream: format!("s{number}"), token: None, batches: REQUESTS, batch_records: 100, record_bytes: 200 };
+            let load = Load {
+                sink: "default.hook".to_owned(),
+                stream: format!("s{number}"),
+                token: None,
+                batches: REQUESTS,
+                batch_records: 100,
+                record_bytes: 200,
+                schema: None,
+            };
             run(channel(&address).await, &load).await.records_per_second / 100.0
         },
         async |_| wrk(&script, &receiver),

@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use datasink::api::pb::{OpenStream, PushRequest, RecordBatch, push_request, push_response, push_service_client::PushServiceClient, record_batch};
+use datasink::api::pb::{
+    Column, ColumnType, FlushStream, OpenStream, PushRequest, RecordBatch, RecordSchema, push_request, push_response, push_service_client::PushServiceClient,
+    record_batch,
+};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{
@@ -20,6 +23,8 @@ pub struct Load {
     pub batches: u64,
     pub batch_records: u64,
     pub record_bytes: usize,
+    /// Told at open, for destinations that need columns.
+    pub schema: Option<RecordSchema>,
 }
 
 /// What came of it.
@@ -47,6 +52,12 @@ pub async fn channel(address: &str) -> Channel {
         .expect("the server listens")
 }
 
+/// The columns of [`record`].
+pub fn schema() -> RecordSchema {
+    let column = |name: &str, column_type: ColumnType| Column { name: name.to_owned(), r#type: column_type.into(), ..Column::default() };
+    RecordSchema { columns: vec![column("n", ColumnType::Int64), column("pad", ColumnType::String)] }
+}
+
 /// One record of about `bytes` bytes for a table of `(n int64, pad string)`.
 pub fn record(n: u64, bytes: usize) -> String {
     let head = format!("{{\"n\":{n},\"pad\":\"");
@@ -63,7 +74,13 @@ pub async fn run(channel: Channel, load: &Load) -> Measured {
         })
         .collect();
     let (frames, outgoing) = mpsc::channel(16);
-    let open = OpenStream { data_sink: load.sink.clone(), stream: load.stream.clone(), client_id: "bench".to_owned(), ..OpenStream::default() };
+    let open = OpenStream {
+        data_sink: load.sink.clone(),
+        stream: load.stream.clone(),
+        client_id: "bench".to_owned(),
+        schema: load.schema.clone(),
+        ..OpenStream::default()
+    };
     frames.send(PushRequest { frame: Some(push_request::Frame::Open(open)) }).await.expect("a new channel");
     let mut request = Request::new(ReceiverStream::new(outgoing));
     if let Some(token) = &load.token {
@@ -88,6 +105,9 @@ pub async fn run(channel: Channel, load: &Load) -> Measured {
             sent_at.send(Instant::now()).await.expect("room for every batch");
             frames.send(PushRequest { frame: Some(push_request::Frame::Batch(batch)) }).await.expect("the server reads");
         }
+        // Nothing more comes: the last unit need not wait for company.
+        let flush = FlushStream { token: "end".to_owned() };
+        frames.send(PushRequest { frame: Some(push_request::Frame::Flush(flush)) }).await.expect("the server reads");
         frames
     };
     let reader = async {
