@@ -1,18 +1,16 @@
 //! Why: says step by step what stands between this service and a bucket, and finds out whether the store keeps the one promise that everything rests on. Never touches an object that is not its own.
 
-use std::time::Duration;
-
 use futures::StreamExt;
 use object_store::{Error, ObjectStoreExt, PutMode, PutOptions, PutPayload, path::Path};
-use tokio::time::Instant;
 
 use super::{
     bucket::{Bucket, BucketSource},
     endpoint::Endpoint,
 };
 use crate::connectors::{
-    connector::{ConnectContext, Probe, ProbeStep, StepResult},
+    connector::{ConnectContext, Probe},
     error::{ConnectorError, ConnectorErrorKind as Kind},
+    steps::Steps,
 };
 
 const STEPS: [&str; 8] = ["configuration", "credential", "resolve", "connect", "tls", "authenticate", "authorize", "write"];
@@ -44,42 +42,15 @@ async fn create_twice(bucket: &Bucket, path: &Path) -> Result<bool, ConnectorErr
     Ok(false)
 }
 
-/// The steps so far.
-struct Steps {
-    steps: Vec<ProbeStep>,
-    began: Instant,
-}
-
-impl Steps {
-    /// Records how step `name`, tried since the last one, went.
-    fn tried<T>(&mut self, name: &str, result: Result<T, ConnectorError>, details: impl FnOnce(&T) -> Vec<(String, String)>) -> Option<T> {
-        let (result, details, value) = match result {
-            Ok(value) => (StepResult::Passed, details(&value), Some(value)),
-            Err(error) => (StepResult::Failed { message: error.message.clone(), error }, Vec::new(), None),
-        };
-        let elapsed = self.began.elapsed();
-        self.began = Instant::now();
-        self.steps.push(ProbeStep { name: name.to_owned(), result, elapsed, details });
-        value
-    }
-
-    fn skipped(&mut self, name: &str) {
-        self.steps.push(ProbeStep { name: name.to_owned(), result: StepResult::Skipped, elapsed: Duration::ZERO, details: Vec::new() });
-    }
-}
-
 /// Tries the steps one by one; those after a failed one are skipped, and so is the last one unless `write`.
 pub(super) async fn probe(source: &dyn BucketSource, cx: &ConnectContext, prefix: &str, write: bool) -> Probe {
-    let mut steps = Steps { steps: Vec::new(), began: Instant::now() };
+    let mut steps = Steps::new();
     if let Some(bucket) = walk(&mut steps, source, cx).await
         && write
     {
         written(&mut steps, &bucket, prefix, cx).await;
     }
-    for name in STEPS.iter().skip(steps.steps.len()) {
-        steps.skipped(name);
-    }
-    Probe { steps: steps.steps, checked: cx.ambient.now() }
+    Probe { steps: steps.end(&STEPS), checked: cx.ambient.now() }
 }
 
 /// Everything up to the list of the bucket; `None` once a step has failed.
