@@ -33,7 +33,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
     figures::{Spread, pair, row},
-    load::{Load, channel, record, run, schema},
+    load::{Load, NO_WINDOW, channel, record, run, schema},
     product::{resident, server, sink},
 };
 
@@ -76,7 +76,9 @@ async fn discarded() {
     let ours = server(dir.path(), parts).await;
     sink(&ours.address, "default.discard", "kafka://discard", &[]).await;
     let bare = bare::start().await.to_string();
-    for (record_bytes, batches) in [(200, 1_000), (1_024, 400)] {
+    // What a client keeps on its way, and about a second of it.
+    const WINDOW: usize = 32;
+    for (record_bytes, batches) in [(200, 6_000), (1_024, 2_000)] {
         let load = |run: usize, who: &str| Load {
             sink: "default.discard".to_owned(),
             stream: format!("{who}-{record_bytes}-{run}"),
@@ -84,6 +86,7 @@ async fn discarded() {
             batches,
             batch_records: 1_000,
             record_bytes,
+            batches_in_flight: WINDOW,
             schema: None,
         };
         let (address, bare) = (ours.address.clone(), bare.clone());
@@ -123,6 +126,7 @@ async fn local_table() {
                 batches: BATCHES,
                 batch_records: 1_000,
                 record_bytes: 200,
+                batches_in_flight: NO_WINDOW,
                 schema: None,
             };
             let measured = run(channel(&address).await, &load).await;
@@ -178,6 +182,7 @@ async fn webhook() {
                 batches: REQUESTS,
                 batch_records: 100,
                 record_bytes: 200,
+                batches_in_flight: NO_WINDOW,
                 schema: None,
             };
             run(channel(&address).await, &load).await.records_per_second / 100.0

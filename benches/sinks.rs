@@ -29,7 +29,7 @@ use rdkafka::{
 
 use crate::{
     figures::{Spread, pair, row},
-    load::{Load, Measured, channel, record, run, schema},
+    load::{Load, Measured, NO_WINDOW, channel, record, run, schema},
     product::{resident, server, sink},
 };
 
@@ -89,7 +89,9 @@ async fn credential(address: &str, name: &str, credential_type: CredentialType, 
 }
 
 async fn push(address: &str, sink: &str, stream: String, batches: u64, record_bytes: usize) -> Measured {
-    run(channel(address).await, &Load { sink: sink.to_owned(), stream, token: None, batches, batch_records: 1_000, record_bytes, schema: Some(schema()) }).await
+    let load =
+        Load { sink: sink.to_owned(), stream, token: None, batches, batch_records: 1_000, record_bytes, batches_in_flight: NO_WINDOW, schema: Some(schema()) };
+    run(channel(address).await, &load).await
 }
 
 /// Push to Kafka beside librdkafka alone and Apache's own tool, and exactly-once beside idempotent.

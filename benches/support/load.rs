@@ -7,7 +7,7 @@ use datasink::api::pb::{
     Column, ColumnType, FlushStream, OpenStream, PushRequest, RecordBatch, RecordSchema, push_request, push_response, push_service_client::PushServiceClient,
     record_batch,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{
     Request,
@@ -23,6 +23,8 @@ pub struct Load {
     pub batches: u64,
     pub batch_records: u64,
     pub record_bytes: usize,
+    /// The most batches on their way, however many the far side would let us send: without it a yardstick that takes everything measures how fast memory fills.
+    pub batches_in_flight: usize,
     /// Told at open, for destinations that need columns.
     pub schema: Option<RecordSchema>,
 }
@@ -39,6 +41,11 @@ impl Measured {
         self.latencies[(self.latencies.len() - 1) * percent / 100]
     }
 }
+
+/// So many batches that only the far side's own window holds the sender.
+pub const NO_WINDOW: usize = 1 << 20;
+/// Payloads that are made before the clock starts; a longer stream sends them again and again.
+const PAYLOADS: u64 = 1_000;
 
 /// A channel with wide windows.
 pub async fn channel(address: &str) -> Channel {
@@ -67,7 +74,7 @@ pub fn record(n: u64, bytes: usize) -> String {
 
 /// Sends everything, then waits for the last ack.
 pub async fn run(channel: Channel, load: &Load) -> Measured {
-    let payloads: Vec<Bytes> = (0..load.batches)
+    let payloads: Vec<Bytes> = (0..load.batches.min(PAYLOADS))
         .map(|batch| {
             let from = batch * load.batch_records;
             (from..from + load.batch_records).map(|n| record(n, load.record_bytes) + "\n").collect::<String>().into()
@@ -93,13 +100,15 @@ pub async fn run(channel: Channel, load: &Load) -> Measured {
     let (sent_at, mut sent) = mpsc::channel::<Instant>(usize::try_from(load.batches).expect("small") + 1);
     let per_batch = load.batch_records;
     let total = load.batches * per_batch;
+    let window = Semaphore::new(load.batches_in_flight);
     let started = Instant::now();
     let sender = async {
-        for (number, payload) in payloads.into_iter().enumerate() {
+        for (number, payload) in (0..load.batches).zip(payloads.iter().cycle()) {
+            window.acquire().await.expect("it is never closed").forget();
             let batch = RecordBatch {
-                first_offset: i64::try_from(number as u64 * per_batch).ok(),
+                first_offset: i64::try_from(number * per_batch).ok(),
                 record_count: i32::try_from(per_batch).expect("small"),
-                payload: Some(record_batch::Payload::Ndjson(payload)),
+                payload: Some(record_batch::Payload::Ndjson(payload.clone())),
                 ..RecordBatch::default()
             };
             sent_at.send(Instant::now()).await.expect("room for every batch");
@@ -119,6 +128,7 @@ pub async fn run(channel: Channel, load: &Load) -> Measured {
                     let done = ack.next_offset.unsigned_abs();
                     while (latencies.len() as u64 + 1) * per_batch <= done {
                         latencies.push(sent.recv().await.expect("sent before acknowledged").elapsed());
+                        window.add_permits(1);
                     }
                     if done >= total {
                         return latencies;

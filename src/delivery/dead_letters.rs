@@ -11,7 +11,7 @@ use crate::{
     clock::Timestamp,
     connectors::connector::StreamId,
     problem::Problem,
-    record::{Batch, Change, Ndjson, Offset, Piece, Records, RejectedRecord},
+    record::{Batch, Ndjson, Offset, Piece, Records, RejectedRecord},
 };
 
 /// The stream of dead letters of one stream. Opened with the first letter.
@@ -74,7 +74,7 @@ fn batch(letters: &[Bytes]) -> Batch {
         bytes.push(b'\n');
     }
     let records = Records::Ndjson(Ndjson::from_checked(bytes.into(), Arc::from(lines)));
-    Batch { first_offset: 0, records, change: Change::Insert, event_time: None, traceparent: None }
+    Batch::new(0, records)
 }
 
 impl DeadLetters {

@@ -276,7 +276,7 @@ impl RowScan {
             Some(columns) => rows.iter().map(|row| project(row, columns)).collect::<Result<_, _>>()?,
         };
         let records = Records::Ndjson(lines(&rows)?);
-        let batch = Batch { first_offset: self.given, records, change: Change::Insert, event_time: None, traceparent: None };
+        let batch = Batch::new(self.given, records);
         self.given += count;
         self.left = self.left.map(|left| left - count);
         let sealed = Page::default().open(&self.domain.0.keys, &("scan", &self.question))?;

@@ -22,6 +22,7 @@ use super::{
     Batch, Column, ColumnType, DecodeError, RecordFaults, RecordSchema, Records,
     arrow_guard::{self, unreadable},
     arrow_text,
+    hash::RecordHashes,
     piece::check_size,
     row::{self, Cell},
 };
@@ -149,7 +150,8 @@ impl Batch {
         let arrays = builders.into_iter().map(Builder::finish).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(lines.len()));
         let columns = RecordBatch::try_new_with_options(schema.to_arrow_schema(), arrays, &options).expect("the builders follow the schema");
-        Ok(Self { records: Records::Arrow(columns), ..self.clone() })
+        let hashes = self.hashes.clone().unwrap_or_else(|| RecordHashes::of(lines));
+        Ok(Self { records: Records::Arrow(columns), hashes: Some(hashes), ..self.clone() })
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    Batch, Change, Encoding, JsonObject, JsonValue, Ndjson, Offset, Payload, RecordFault, RecordFaults, RecordSchema, Records, arrow,
+    Batch, Encoding, JsonObject, JsonValue, Ndjson, Offset, Payload, RecordFault, RecordFaults, RecordSchema, Records, arrow,
     row::{self, Cell},
     typed,
 };
@@ -18,7 +18,7 @@ pub fn encode(rows: &Ndjson, encoding: Encoding, schema: &RecordSchema) -> Resul
             each(rows, typed_row).map(Payload::Typed)
         }
         Encoding::ArrowIpc => {
-            let batch = Batch { first_offset: 0, records: Records::Ndjson(rows.clone()), change: Change::Insert, event_time: None, traceparent: None };
+            let batch = Batch::new(0, Records::Ndjson(rows.clone()));
             let Records::Arrow(columns) = batch.to_arrow(schema)?.records else { unreachable!("to_arrow gives columns") };
             Ok(Payload::ArrowIpc(arrow::write_stream(&columns)))
         }

@@ -23,6 +23,7 @@ use bytes::Bytes;
 
 pub use decode::{DecodeError, decode, decode_off_thread};
 pub use encode::encode;
+use hash::RecordHashes;
 pub use hash::RollingHash;
 pub use json::{JsonObject, JsonValue};
 pub use piece::{Incoming, Piece};
@@ -46,6 +47,8 @@ pub struct Batch {
     pub event_time: Option<Timestamp>,
     /// W3C trace context of whatever produced the batch; linked, not continued.
     pub traceparent: Option<Arc<str>>,
+    /// Where records that came as text are columns now: what [`RollingHash`] takes of their texts.
+    hashes: Option<RecordHashes>,
 }
 
 /// The records of a batch in the encoding they came in.
@@ -100,6 +103,14 @@ impl Ndjson {
         Self { bytes: self.bytes.clone(), lines: self.lines.clone(), range: self.range.start + range.start..self.range.start + range.end }
     }
 
+    /// The records as one text with a newline after each, sharing the bytes; `None` where they came otherwise: with blanks around a record, or without the last newline.
+    pub fn text(&self) -> Option<Bytes> {
+        let lines = &self.lines[self.range.clone()];
+        let (Some((first, _)), Some((_, last))) = (lines.first(), lines.last()) else { return Some(Bytes::new()) };
+        let unbroken = lines.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0) && lines.iter().all(|(_, end)| self.bytes.get(*end as usize) == Some(&b'\n'));
+        unbroken.then(|| self.bytes.slice(*first as usize..*last as usize + 1))
+    }
+
     /// Bytes of the records with a newline each.
     pub fn byte_count(&self) -> u64 {
         self.iter().map(|line| line.len() as u64 + 1).sum()
@@ -107,6 +118,17 @@ impl Ndjson {
 }
 
 impl Batch {
+    /// New rows, of which nothing else is known.
+    pub fn new(first_offset: Offset, records: Records) -> Self {
+        Self { first_offset, records, change: Change::Insert, event_time: None, traceparent: None, hashes: None }
+    }
+
+    /// The batch with other records in the place of its own.
+    #[must_use]
+    pub fn with_records(&self, records: Records) -> Self {
+        Self { records, hashes: None, ..self.clone() }
+    }
+
     /// How many records.
     pub fn len(&self) -> usize {
         match &self.records {
@@ -139,7 +161,8 @@ impl Batch {
             Records::Ndjson(lines) => Records::Ndjson(lines.slice(range.clone())),
             Records::Arrow(columns) => Records::Arrow(columns.slice(range.start, range.len())),
         };
-        Self { first_offset: self.first_offset + range.start as u64, records, ..self.clone() }
+        let hashes = self.hashes.as_ref().map(|hashes| hashes.slice(range.clone()));
+        Self { first_offset: self.first_offset + range.start as u64, records, hashes, ..self.clone() }
     }
 
     /// Without the records before `offset`; `None` if nothing is left.

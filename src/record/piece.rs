@@ -47,7 +47,7 @@ pub(super) struct Head {
 
 impl Head {
     pub(super) fn batch(&self, records: Records) -> Batch {
-        Batch { first_offset: self.first_offset, records, change: self.change, event_time: self.event_time, traceparent: self.traceparent.clone() }
+        Batch { change: self.change, event_time: self.event_time, traceparent: self.traceparent.clone(), ..Batch::new(self.first_offset, records) }
     }
 }
 

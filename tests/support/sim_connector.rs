@@ -29,7 +29,7 @@ use datasink::{
     delivery::{Connections, Durable, Incoming, Input, Kept, OpenOrder, Progress, RecordErrorPolicy, SinkSnapshot, Source, Window, WriterIdentity},
     name::{QualifiedName, StreamName},
     problem::{Problem, Reason},
-    record::{Batch, Change, Encoding, Ndjson, Offset, Piece, RecordFault, RecordFaultKind, Records},
+    record::{Batch, Encoding, Ndjson, Offset, Piece, RecordFault, RecordFaultKind, Records},
 };
 use uuid::Uuid;
 
@@ -938,7 +938,7 @@ fn close_run(run: &mut Vec<(u64, &String)>, pieces: &mut Vec<Piece>) {
         bytes.push(b'\n');
     }
     let records = Records::Ndjson(Ndjson::from_checked(bytes.into(), lines.into()));
-    pieces.push(Piece::Good(Batch { first_offset, records, change: Change::Insert, event_time: None, traceparent: None }));
+    pieces.push(Piece::Good(Batch::new(first_offset, records)));
 }
 
 /// The text of record `offset`.

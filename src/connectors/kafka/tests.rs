@@ -27,7 +27,7 @@ use crate::{
         error::{ConnectorErrorKind, ErrorClass},
     },
     name::{QualifiedName, StreamName},
-    record::{Batch, Change, Ndjson, Offset, Records},
+    record::{Batch, Ndjson, Offset, Records},
     secret::Secret,
 };
 
@@ -175,7 +175,7 @@ fn batch(first_offset: Offset, lines: &[&str]) -> Batch {
         text.push('\n');
     }
     let records = Records::Ndjson(Ndjson::from_checked(text.into(), places.into()));
-    Batch { first_offset, records, change: Change::Insert, event_time: None, traceparent: None }
+    Batch::new(first_offset, records)
 }
 
 fn at(next: Offset) -> Mark {

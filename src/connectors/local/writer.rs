@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        record::{Change, Column, ColumnType, Ndjson},
+        record::{Column, ColumnType, Ndjson},
         store::{
             SharedStore, Store, Table,
             memory::MemoryStore,
@@ -180,7 +180,7 @@ mod tests {
             text.push('\n');
         }
         let records = Records::Ndjson(Ndjson::from_checked(text.into(), lines.into()));
-        Batch { first_offset, records, change: Change::Insert, event_time: None, traceparent: None }
+        Batch::new(first_offset, records)
     }
 
     async fn open(rows: &Rows, table: Uuid, on_conflict: OnConflict) -> LocalWriter {

@@ -166,7 +166,7 @@ fn pieces(source: &Batch, places: &[usize]) -> Result<Vec<Batch>, ConnectorError
         Records::Arrow(columns) => {
             let rows = UInt64Array::from_iter_values(places.iter().map(|place| *place as u64));
             let taken = take_record_batch(columns, &rows).map_err(|error| internal("sort records by their paths", error))?;
-            Ok(vec![Batch { records: Records::Arrow(taken), ..source.clone() }])
+            Ok(vec![source.with_records(Records::Arrow(taken))])
         }
     }
 }

@@ -122,7 +122,10 @@ fn options(given: &[(&str, &str)]) -> Options {
 fn records_of(texts: &[String], first: Offset) -> Batch {
     let Input::Batch(incoming) = batch(None, texts) else { unreachable!("a batch was asked for") };
     match incoming.pieces.into_iter().next() {
-        Some(Piece::Good(batch)) => Batch { first_offset: first, ..batch },
+        Some(Piece::Good(mut batch)) => {
+            batch.first_offset = first;
+            batch
+        }
         other => unreachable!("good records were given: {other:?}"),
     }
 }

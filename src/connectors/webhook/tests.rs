@@ -30,7 +30,7 @@ use crate::{
         error::{ErrorClass, Retry},
     },
     name::{QualifiedName, StreamName},
-    record::{Batch, Change, Ndjson, Records},
+    record::{Batch, Ndjson, Records},
     secret::Secret,
 };
 
@@ -106,7 +106,7 @@ fn batch(first_offset: u64, records: &[&str]) -> Batch {
         text.push('\n');
     }
     let records = Records::Ndjson(Ndjson::from_checked(text.into(), lines.into()));
-    Batch { first_offset, records, change: Change::Insert, event_time: None, traceparent: None }
+    Batch::new(first_offset, records)
 }
 
 async fn open(destination: &str, options: &[(&str, &str)], cx: &ConnectContext) -> Result<Box<dyn SinkWriter>, ConnectorError> {

@@ -11,6 +11,8 @@ use crate::connectors::error::ConnectorError;
 
 /// How much a compressor is given at once. Always the same, so that its output cannot depend on how records came; also the most that one block of Snappy's framing format takes.
 const PIECE_BYTES: usize = 64 << 10;
+/// The least text that is worth sharing: an object of many small pieces costs more to send than to copy.
+const SHARED_BYTES_MIN: usize = 16 << 10;
 /// Of gzip: level 6 reaches 30 MiB/s, which is below the network.
 pub(super) const GZIP_LEVEL: u32 = 1;
 /// Of Zstandard: level 3 is three times slower for a few per cent.
@@ -34,16 +36,38 @@ pub(super) struct Text {
 }
 
 enum Compressor {
-    None(BytesMut),
+    None(Plain),
     Gzip(GzEncoder<Out>),
     Zstd(zstd::stream::write::Encoder<'static, Out>),
     Snappy(Box<FrameEncoder<Out>>),
 }
 
+/// Text that stays as it is: what was shared with us, and after it what was copied.
+#[derive(Default)]
+struct Plain {
+    shared: Vec<Bytes>,
+    shared_bytes: usize,
+    copied: BytesMut,
+}
+
+impl Plain {
+    fn share(&mut self, text: Bytes) {
+        let copied = self.copied.split().freeze();
+        self.shared_bytes += copied.len() + text.len();
+        self.shared.extend([copied, text].into_iter().filter(|bytes| !bytes.is_empty()));
+    }
+
+    fn take(&mut self) -> Vec<Bytes> {
+        self.share(Bytes::new());
+        self.shared_bytes = 0;
+        std::mem::take(&mut self.shared)
+    }
+}
+
 impl Text {
     pub(super) fn new(compression: Compression) -> Result<Self, ConnectorError> {
         let compressor = match compression {
-            Compression::None => Compressor::None(BytesMut::new()),
+            Compression::None => Compressor::None(Plain::default()),
             // Neither time nor operating system in the header: the same records are to give the same bytes.
             Compression::Gzip => Compressor::Gzip(GzBuilder::new().mtime(0).operating_system(255).write(out(), flate2::Compression::new(GZIP_LEVEL))),
             Compression::Zstd => Compressor::Zstd(zstd_encoder().map_err(|error| internal("start zstd", error))?),
@@ -55,16 +79,27 @@ impl Text {
     /// Makes room for so many bytes of text, that they be copied once.
     pub(super) fn reserve(&mut self, bytes: usize) {
         match &mut self.compressor {
-            Compressor::None(out) => out.reserve(bytes),
+            Compressor::None(plain) => plain.copied.reserve(bytes),
             _ => self.waiting.reserve(PIECE_BYTES.min(bytes)),
+        }
+    }
+
+    /// Adds text that somebody else holds as well: without a copy where it stays as it is.
+    pub(super) fn share(&mut self, text: Bytes) -> Result<(), ConnectorError> {
+        match &mut self.compressor {
+            Compressor::None(plain) if text.len() >= SHARED_BYTES_MIN => {
+                plain.share(text);
+                Ok(())
+            }
+            _ => self.write(&text),
         }
     }
 
     /// Adds text.
     #[inline]
     pub(super) fn write(&mut self, text: &[u8]) -> Result<(), ConnectorError> {
-        if let Compressor::None(out) = &mut self.compressor {
-            out.extend_from_slice(text);
+        if let Compressor::None(plain) = &mut self.compressor {
+            plain.copied.extend_from_slice(text);
             return Ok(());
         }
         for part in text.chunks(PIECE_BYTES) {
@@ -87,9 +122,14 @@ impl Text {
     }
 
     pub(super) fn take(&mut self) -> Vec<Bytes> {
-        let bytes = self.compressor.out().split().freeze();
-        self.taken += bytes.len() as u64;
-        some(bytes)
+        let chunks = match &mut self.compressor {
+            Compressor::None(plain) => plain.take(),
+            Compressor::Gzip(encoder) => some(encoder.get_mut().get_mut().split().freeze()),
+            Compressor::Zstd(encoder) => some(encoder.get_mut().get_mut().split().freeze()),
+            Compressor::Snappy(encoder) => some(encoder.get_mut().get_mut().split().freeze()),
+        };
+        self.taken += chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
+        chunks
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -97,7 +137,7 @@ impl Text {
     }
 
     pub(super) fn finish(mut self) -> Result<Vec<Bytes>, ConnectorError> {
-        self.compressor.write_all(&self.waiting).and_then(|()| self.compressor.finish()).map_err(|error| internal("finish an object", error)).map(some)
+        self.compressor.write_all(&self.waiting).and_then(|()| self.compressor.finish()).map_err(|error| internal("finish an object", error))
     }
 }
 
@@ -108,18 +148,9 @@ fn zstd_encoder() -> io::Result<zstd::stream::write::Encoder<'static, Out>> {
 }
 
 impl Compressor {
-    fn out(&mut self) -> &mut BytesMut {
-        match self {
-            Self::None(out) => out,
-            Self::Gzip(encoder) => encoder.get_mut().get_mut(),
-            Self::Zstd(encoder) => encoder.get_mut().get_mut(),
-            Self::Snappy(encoder) => encoder.get_mut().get_mut(),
-        }
-    }
-
     fn produced(&self) -> usize {
         match self {
-            Self::None(out) => out.len(),
+            Self::None(plain) => plain.shared_bytes + plain.copied.len(),
             Self::Gzip(encoder) => encoder.get_ref().get_ref().len(),
             Self::Zstd(encoder) => encoder.get_ref().get_ref().len(),
             Self::Snappy(encoder) => encoder.get_ref().get_ref().len(),
@@ -128,8 +159,8 @@ impl Compressor {
 
     fn write_all(&mut self, text: &[u8]) -> io::Result<()> {
         match self {
-            Self::None(out) => {
-                out.extend_from_slice(text);
+            Self::None(plain) => {
+                plain.copied.extend_from_slice(text);
                 Ok(())
             }
             Self::Gzip(encoder) => encoder.write_all(text),
@@ -138,13 +169,13 @@ impl Compressor {
         }
     }
 
-    fn finish(self) -> io::Result<Bytes> {
+    fn finish(self) -> io::Result<Vec<Bytes>> {
         let out = match self {
-            Self::None(out) => return Ok(out.freeze()),
+            Self::None(mut plain) => return Ok(plain.take()),
             Self::Gzip(encoder) => encoder.finish()?,
             Self::Zstd(encoder) => encoder.finish()?,
             Self::Snappy(encoder) => encoder.into_inner().map_err(|error| io::Error::other(error.to_string()))?,
         };
-        Ok(out.into_inner().freeze())
+        Ok(some(out.into_inner().freeze()))
     }
 }

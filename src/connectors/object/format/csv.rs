@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     connectors::error::ConnectorError,
-    record::{Batch, Change, Offset, RecordSchema, Records},
+    record::{Batch, Offset, RecordSchema, Records},
 };
 
 /// What Arrow calls a column of JSON text.
@@ -129,7 +129,7 @@ fn quoted<'a>(array: &ArrayRef, texts: impl Iterator<Item = Option<&'a str>> + C
 fn json_texts(field: &Field, array: &ArrayRef, first_offset: Offset, write: impl Fn(&str, &mut String)) -> Result<ArrayRef, ConnectorError> {
     let schema = Arc::new(Schema::new(vec![field.clone()]));
     let alone = RecordBatch::try_new(schema, vec![Arc::clone(array)]).map_err(|error| internal("take a column out of a batch", error))?;
-    let batch = Batch { first_offset, records: Records::Arrow(alone), change: Change::Insert, event_time: None, traceparent: None };
+    let batch = Batch::new(first_offset, Records::Arrow(alone));
     let Records::Ndjson(lines) = batch.to_ndjson().map_err(refused)?.records else { unreachable!("to_ndjson gives ndjson") };
     let mut key = String::new();
     write!(key, "{{{}:", serde_json::Value::from(field.name().as_str())).expect("a String takes every write");

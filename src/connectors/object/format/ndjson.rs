@@ -1,4 +1,4 @@
-//! Why: records that came as text leave as the same text, copied once. Never parses a record.
+//! Why: records that came as text leave as the same text, not copied where they came as the object has them. Never parses a record.
 
 use bytes::Bytes;
 
@@ -30,6 +30,9 @@ impl Encoder for NdjsonEncoder {
                 lines
             }
         };
+        if let Some(text) = lines.text() {
+            return self.text.share(text);
+        }
         self.text.reserve(usize::try_from(lines.byte_count()).unwrap_or(0));
         for line in lines.iter() {
             self.text.write(line)?;

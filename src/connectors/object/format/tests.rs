@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     connectors::error::ErrorClass,
-    record::{Change, Column, ColumnType, Ndjson, Offset, Records},
+    record::{Column, ColumnType, Ndjson, Offset, Records},
 };
 
 fn formats() -> Vec<Format> {
@@ -97,7 +97,7 @@ fn ndjson(first_offset: Offset, lines: &[String]) -> Batch {
 }
 
 fn batch(first_offset: Offset, records: Records) -> Batch {
-    Batch { first_offset, records, change: Change::Insert, event_time: None, traceparent: None }
+    Batch::new(first_offset, records)
 }
 
 fn arrow(first_offset: Offset, columns: Vec<(&str, ArrayRef)>) -> Batch {
