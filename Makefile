@@ -26,7 +26,7 @@ proto: ## Format the interface definition and lint it.
 	@tests/lint/proto --fix
 
 sinks: ## Measure Kafka and S3 beside the plain tools for the same job, on real servers.
-	@$(TOOLS) && need_cargo && need_compiler && DATASINK_CACHE=$$DATASINK_CACHE exec tests/services/with kafka s3 -- cargo bench --locked --bench sinks $(ARGS)
+	@$(TOOLS) && need_cargo && need_compiler && DATASINK_CACHE=$$DATASINK_CACHE exec tests/services/with kafka s3 s3-tls -- cargo bench --locked --bench sinks $(ARGS)
 
 mutants: ## Break the product on purpose, one way after another, and see the suite notice (minutes a mutant).
 	@$(TOOLS) && need_cargo && exec tests/faults/mutants/run $(ARGS)

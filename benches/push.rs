@@ -95,8 +95,8 @@ async fn discarded() {
             "records/s",
             0.8,
             RUNS,
-            async |number| run(channel(&address).await, &load(number, "ours")).await.records_per_second,
-            async |number| run(channel(&bare).await, &load(number, "bare")).await.records_per_second,
+            async |number| run(&address, &load(number, "ours")).await.records_per_second,
+            async |number| run(&bare, &load(number, "bare")).await.records_per_second,
         )
         .await;
     }
@@ -129,7 +129,7 @@ async fn local_table() {
                 batches_in_flight: NO_WINDOW,
                 schema: None,
             };
-            let measured = run(channel(&address).await, &load).await;
+            let measured = run(&address, &load).await;
             p50.push(measured.percentile(50).as_secs_f64() * 1e3);
             p99.push(measured.percentile(99).as_secs_f64() * 1e3);
             measured.records_per_second
@@ -185,7 +185,7 @@ async fn webhook() {
                 batches_in_flight: NO_WINDOW,
                 schema: None,
             };
-            run(channel(&address).await, &load).await.records_per_second / 100.0
+            run(&address, &load).await.records_per_second / 100.0
         },
         async |_| wrk(&script, &receiver),
     )

@@ -1,4 +1,4 @@
-//! Why: what a sink on a real server costs beside the plain tool for the same job, in one run: `tests/services/with kafka s3 -- cargo bench --bench sinks`. Never a test.
+//! Why: what a sink on a real server costs beside the plain tool for the same job, in one run: `tests/services/with kafka s3 s3-tls -- cargo bench --bench sinks`. Never a test.
 
 #[path = "support/figures.rs"]
 mod figures;
@@ -30,7 +30,7 @@ use rdkafka::{
 use crate::{
     figures::{Spread, pair, row},
     load::{Load, Measured, NO_WINDOW, channel, record, run, schema},
-    product::{resident, server, sink},
+    product::{resident, server, server_with, sink},
 };
 
 const RUNS: usize = 5;
@@ -48,7 +48,11 @@ fn main() {
             Ok(bootstrap) => kafka(&bootstrap).await,
             Err(_) => println!("no KAFKA_BOOTSTRAP: run this under tests/services/with kafka"),
         }
-        match S3::from_environment() {
+        match S3::over_tls() {
+            Some(s3) => objects(&s3).await,
+            None => println!("no S3_TLS_ENDPOINT: run this under tests/services/with s3-tls"),
+        }
+        match S3::in_the_clear() {
             Some(s3) => {
                 objects(&s3).await;
                 hanging(&s3).await;
@@ -59,6 +63,11 @@ fn main() {
 }
 
 fn service(script: &str, words: &[&str]) {
+    service_in(script, words, &[]);
+}
+
+/// Runs a script of the servers' with other variables than ours.
+fn service_in(script: &str, words: &[&str], variables: &[(&str, &str)]) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/services").join(script);
     let python = std::env::var("SERVICES_PYTHON");
     let mut command = match python {
@@ -69,7 +78,7 @@ fn service(script: &str, words: &[&str]) {
         }
         _ => Command::new(path),
     };
-    let status = command.args(words).stdout(Stdio::null()).status().expect("the script runs");
+    let status = command.args(words).envs(variables.iter().copied()).stdout(Stdio::null()).status().expect("the script runs");
     assert!(status.success(), "tests/services/{script} {words:?} failed");
 }
 
@@ -91,7 +100,7 @@ async fn credential(address: &str, name: &str, credential_type: CredentialType, 
 async fn push(address: &str, sink: &str, stream: String, batches: u64, record_bytes: usize) -> Measured {
     let load =
         Load { sink: sink.to_owned(), stream, token: None, batches, batch_records: 1_000, record_bytes, batches_in_flight: NO_WINDOW, schema: Some(schema()) };
-    run(channel(address).await, &load).await
+    run(address, &load).await
 }
 
 /// Push to Kafka beside librdkafka alone and Apache's own tool, and exactly-once beside idempotent.
@@ -193,21 +202,51 @@ struct S3 {
     endpoint: String,
     key: String,
     secret: String,
+    /// The authority of its certificate; empty where it speaks HTTP.
+    ca: String,
 }
 
 impl S3 {
-    fn from_environment() -> Option<Self> {
+    fn in_the_clear() -> Option<Self> {
         let get = |name| std::env::var(name).ok();
-        Some(Self { endpoint: get("S3_ENDPOINT")?, key: get("S3_ACCESS_KEY")?, secret: get("S3_SECRET_KEY")? })
+        Some(Self { endpoint: get("S3_ENDPOINT")?, key: get("S3_ACCESS_KEY")?, secret: get("S3_SECRET_KEY")?, ca: String::new() })
+    }
+
+    fn over_tls() -> Option<Self> {
+        let get = |name| std::env::var(name).ok();
+        Some(Self { endpoint: get("S3_TLS_ENDPOINT")?, key: get("S3_TLS_ACCESS_KEY")?, secret: get("S3_TLS_SECRET_KEY")?, ca: get("S3_CA")? })
+    }
+
+    /// Makes a bucket; `open`: that anybody may write to.
+    fn bucket(&self, name: &str, open: bool) {
+        let all = [("S3_ENDPOINT", &self.endpoint), ("S3_ACCESS_KEY", &self.key), ("S3_SECRET_KEY", &self.secret), ("AWS_CA_BUNDLE", &self.ca)];
+        let variables: Vec<(&str, &str)> = all.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, value.as_str())).collect();
+        service_in("make-bucket", &["s3", name], &variables);
+        if open {
+            service_in("stores.py", &["s3", "open", name], &variables);
+        }
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.ca.is_empty() { "HTTP" } else { "HTTPS" }
+    }
+
+    /// The yardstick's client.
+    fn client(&self) -> reqwest::Client {
+        let authority = (!self.ca.is_empty()).then(|| reqwest::Certificate::from_pem(&std::fs::read(&self.ca).expect("the authority")).expect("a certificate"));
+        let builder = reqwest::Client::builder().no_proxy();
+        let builder = if let Some(authority) = authority { builder.tls_certs_only([authority]) } else { builder };
+        builder.build().expect("a client")
     }
 
     async fn sink(&self, address: &str, name: &str, bucket: &str, more: &[(&str, &str)]) {
-        let host = self.endpoint.trim_start_matches("http://");
+        let (_, host) = self.endpoint.split_once("://").expect("a URL");
+        let https = if self.ca.is_empty() { "false" } else { "true" };
         let mut options = vec![
             ("credential", "default.s3_login"),
             ("s3_bucket_name", bucket),
             ("s3_region", "us-east-1"),
-            ("use_https", "false"),
+            ("use_https", https),
             ("s3_use_virtual_addressing", "false"),
         ];
         options.extend_from_slice(more);
@@ -219,40 +258,39 @@ impl S3 {
 async fn objects(s3: &S3) {
     const BATCHES: u64 = 1_200;
     let dir = tempfile::tempdir().expect("a folder");
-    let ours = fresh(dir.path()).await;
-    for bucket in ["bench-ours", "bench-plain"] {
-        service("make-bucket", &["s3", bucket]);
-    }
-    service("stores.py", &["s3", "open", "bench-plain"]);
+    let parts = Parts { store: Some(Arc::new(MemoryStore::new())), ..Parts::default() };
+    let ours = server_with(dir.path(), parts, |settings| settings.egress_ca = s3.ca.clone().into()).await;
+    s3.bucket("bench-ours", false);
+    s3.bucket("bench-plain", true);
     credential(&ours.address, "default.s3_login", CredentialType::AwsAccessKey, &s3.key, &s3.secret).await;
     s3.sink(&ours.address, "default.s3", "bench-ours", &[]).await;
     let address = ours.address.as_str();
     pair(
-        "Push of 200 B records to S3 as NDJSON, exactly-once / plain parallel PUT of the same bytes",
+        &format!("Push of 200 B records to S3 over {} as NDJSON, exactly-once / plain parallel PUT of the same bytes", s3.scheme()),
         "records/s",
         0.8,
         RUNS,
         async |number| push(address, "default.s3", format!("n{number}"), BATCHES, 200).await.records_per_second,
-        async |number| plain_puts(&s3.endpoint, number, BATCHES).await,
+        async |number| plain_puts(s3, number, BATCHES).await,
     )
     .await;
     s3.sink(&ours.address, "default.parquet", "bench-ours", &[("file_format", "parquet"), ("file_compression", "snappy")]).await;
     pair(
-        "Push of 200 B records to S3 as Parquet, exactly-once / plain parallel PUT of the records as text",
+        &format!("Push of 200 B records to S3 over {} as Parquet, exactly-once / plain parallel PUT of the records as text", s3.scheme()),
         "records/s",
         0.8,
         RUNS,
         async |number| push(address, "default.parquet", format!("p{number}"), BATCHES, 200).await.records_per_second,
-        async |number| plain_puts(&s3.endpoint, RUNS + number, BATCHES).await,
+        async |number| plain_puts(s3, RUNS + number, BATCHES).await,
     )
     .await;
     ours.stop().await.expect("the server stops");
 }
 
 /// The same bytes in objects of 8 MiB, four at a time, nobody looking at what they are.
-async fn plain_puts(endpoint: &str, run: usize, batches: u64) -> f64 {
+async fn plain_puts(s3: &S3, run: usize, batches: u64) -> f64 {
     const OBJECT_BYTES: usize = 8 << 20;
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let (client, endpoint) = (s3.client(), &s3.endpoint);
     let body: Bytes = (0..)
         .map(|n| record(n % 1_000, 200) + "\n")
         .scan(0, |sum, line| {

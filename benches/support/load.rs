@@ -72,8 +72,17 @@ pub fn record(n: u64, bytes: usize) -> String {
     format!("{head}{}\"}}", "x".repeat(pad))
 }
 
-/// Sends everything, then waits for the last ack.
-pub async fn run(channel: Channel, load: &Load) -> Measured {
+/// Sends everything, then waits for the last ack; from a thread of its own, as a client is a process of its own.
+pub async fn run(address: &str, load: &Load) -> Measured {
+    let (address, load) = (address.to_owned(), load.clone());
+    let sending = tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async { send(channel(&address).await, &load).await })
+    });
+    sending.await.expect("the sender ends well")
+}
+
+async fn send(channel: Channel, load: &Load) -> Measured {
     let payloads: Vec<Bytes> = (0..load.batches.min(PAYLOADS))
         .map(|batch| {
             let from = batch * load.batch_records;

@@ -12,11 +12,17 @@ use crate::load::channel;
 
 /// A server of this process that asks for no token.
 pub async fn server(dir: &Path, parts: Parts) -> Running {
+    server_with(dir, parts, |_| ()).await
+}
+
+/// The same with other settings.
+pub async fn server_with(dir: &Path, parts: Parts, change: impl FnOnce(&mut Settings)) -> Running {
     let mut settings = Settings::defaults();
     settings.listen = "127.0.0.1:0".to_owned();
     settings.data_dir = dir.join("data");
     settings.insecure_anonymous_admin = true;
     settings.egress_allow = vec!["127.0.0.0/8".parse().expect("a network")];
+    change(&mut settings);
     App::start(settings, parts).await.expect("the server starts")
 }
 

@@ -49,6 +49,8 @@ use crate::{
 pub(super) const INBOX_MESSAGES: usize = 16;
 /// How long the rest of an interrupted unit is waited for before it is cut shorter than it was.
 const PLANNED_END_PATIENCE: Duration = Duration::from_secs(30);
+/// The least time between two acks while more records are on their way to being settled: acks are cumulative, and one a unit would cost a fast destination more than its requests.
+const ACK_PACE: Duration = Duration::from_millis(1);
 /// How long a writer may take to clean up when a session ends early.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -134,6 +136,10 @@ struct Task {
     stirred: Instant,
     destination: Option<DestinationStatus>,
     last_success: Option<Timestamp>,
+    /// When an ack was told last.
+    told: Instant,
+    /// An ack waits for company until then.
+    ack_due: Option<Instant>,
 
     /// A sender waits for credit.
     pressed: bool,
@@ -211,6 +217,8 @@ impl Task {
             stirred: Instant::now(),
             destination: None,
             last_success: None,
+            told: Instant::now(),
+            ack_due: None,
             pressed: false,
             reconnect: false,
             ending: None,
@@ -237,6 +245,9 @@ impl Task {
         let farewell = Farewell { outbox: outbox.clone(), entry: self.place.entry.clone(), problem: problems::broken(&self.order.stream) };
         self.meters.sessions.increment(1);
         let result = self.drive().boxed().await;
+        if self.ack_due.is_some() {
+            self.tell_ack();
+        }
         self.wind_up().await;
         let last = self.last_events(result);
         // The stream is free before its sender hears of the end, so that it can be opened again at once.
@@ -288,7 +299,7 @@ impl Task {
             _ => None,
         };
         let hung = self.line.is_busy().then(|| self.hung_at());
-        [linger, hung, self.drain_deadline].into_iter().flatten().min()
+        [linger, hung, self.drain_deadline, self.ack_due].into_iter().flatten().min()
     }
 
     fn hung_at(&self) -> Instant {
@@ -376,6 +387,9 @@ impl Task {
 
     fn on_timer(&mut self) -> Result<Option<Ended>, Stop> {
         let now = Instant::now();
+        if self.ack_due.is_some_and(|due| due <= now) {
+            self.tell_ack();
+        }
         if self.drain_deadline.is_some_and(|deadline| deadline <= now) {
             return Ok(Some(self.ended(EndReason::Drained)));
         }
@@ -616,7 +630,7 @@ impl Task {
         if self.failures.clear() {
             self.tell_destination(DestinationState::Healthy, None, None);
         }
-        self.tell_ack();
+        self.pace_ack();
         self.delivery.measure();
         Ok(())
     }
@@ -811,7 +825,19 @@ impl Task {
 
     // ---- telling ----
 
+    /// Tells the ack now, unless another follows so soon that one frame does for both.
+    fn pace_ack(&mut self) {
+        let follows = self.held.next() > self.books.mark.next;
+        let due = self.told + ACK_PACE;
+        if follows && !self.books.flush_due() && Instant::now() < due {
+            self.ack_due = Some(due);
+        } else {
+            self.tell_ack();
+        }
+    }
+
     fn tell_ack(&mut self) {
+        (self.told, self.ack_due) = (Instant::now(), None);
         let ack = self.books.ack(self.delivery.ambient().now());
         self.outbox.ack(ack);
         self.publish();

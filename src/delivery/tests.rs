@@ -830,6 +830,38 @@ async fn a_unit_planned_with_the_mark_before_it_is_cut_alike_after_a_crash() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn acks_that_follow_one_another_at_once_are_told_together_and_wait_for_nothing_else() {
+    let one = UnitPolicy { records_max: 1, bytes_max: 1 << 20, age_max: Duration::ZERO, idle_max: Duration::ZERO, commits_in_flight: 1 };
+    let world = World::new(Family::Transaction);
+    world.target.units(one.clone());
+    (0..200).for_each(|_| world.target.at_next_commit(Fault::Delay(Duration::ZERO)));
+    let mut session = world.open().await;
+    session.push(0..200).await;
+    let mut acks = 0;
+    loop {
+        let Some(Event::Ack(ack)) = session.output.next().await else { panic!("an ack") };
+        acks += 1;
+        if ack.next_offset == 200 {
+            break;
+        }
+    }
+    assert!(acks < 10, "{acks} acks for 200 units that settle at once");
+
+    let world = World::new(Family::Transaction);
+    world.target.units(one);
+    world.target.at_next_commit(Fault::Delay(Duration::ZERO));
+    world.target.at_next_commit(Fault::Delay(Duration::ZERO));
+    world.target.at_next_commit(Fault::Hang);
+    let mut session = world.open().await;
+    session.push(0..3).await;
+    let mut told = 0;
+    while told < 2 {
+        let Some(Event::Ack(ack)) = session.output.next().await else { panic!("the second unit is acknowledged though the third hangs") };
+        told = ack.next_offset;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_note_that_is_the_mark_is_on_disk_before_the_ack() {
     let world = World::new(Family::Receiver);
     let mut session = world.open().await;
