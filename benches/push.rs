@@ -158,9 +158,9 @@ async fn alone(store: &SledStore, run: u64, batches: u64) -> f64 {
     (batches * 1_000) as f64 / started.elapsed().as_secs_f64()
 }
 
-/// Push to a webhook, a hundred records a request, beside wrk with one connection against the same receiver.
+/// Push to a webhook in batches of a thousand, a hundred records a request, beside wrk with one connection against the same receiver.
 async fn webhook() {
-    const REQUESTS: u64 = 2_000;
+    const BATCHES: u64 = 1_000;
     let dir = tempfile::tempdir().expect("a folder");
     let receiver = receiver();
     let ours = server(dir.path(), Parts { store: Some(Arc::new(MemoryStore::new())), ..Parts::default() }).await;
@@ -179,8 +179,8 @@ async fn webhook() {
                 sink: "default.hook".to_owned(),
                 stream: format!("s{number}"),
                 token: None,
-                batches: REQUESTS,
-                batch_records: 100,
+                batches: BATCHES,
+                batch_records: 1_000,
                 record_bytes: 200,
                 batches_in_flight: NO_WINDOW,
                 schema: None,

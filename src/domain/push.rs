@@ -304,8 +304,30 @@ pub struct KeptProgress {
     store: SharedStore,
     /// Notes that need not be on disk at once.
     soon: Arc<Mutex<Soon>>,
-    /// One writer at a time, so that an older note never lands on a newer one.
-    writing: Arc<tokio::sync::Mutex<()>>,
+    turns: Arc<Turns>,
+}
+
+/// An older note must never land on a newer one: the notes of one stream are written one after the other. Those of others are not waited for, so that the store can write many at once.
+struct Turns {
+    all: tokio::sync::RwLock<()>,
+    some: [tokio::sync::Mutex<()>; TURNS],
+}
+
+/// Streams share a turn by their key's hash.
+const TURNS: usize = 64;
+
+impl Turns {
+    async fn of(&self, key: &[u8]) -> (tokio::sync::MutexGuard<'_, ()>, tokio::sync::RwLockReadGuard<'_, ()>) {
+        let among_others = self.all.read().await;
+        let place = usize::try_from(xxhash_rust::xxh3::xxh3_64(key) % TURNS as u64).expect("it is below the number of turns");
+        (self.some[place].lock().await, among_others)
+    }
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { all: tokio::sync::RwLock::default(), some: std::array::from_fn(|_| tokio::sync::Mutex::default()) }
+    }
 }
 
 #[derive(Default)]
@@ -332,12 +354,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl KeptProgress {
     /// Over the catalogue's store.
     pub fn new(store: SharedStore) -> Self {
-        Self { store, soon: Arc::default(), writing: Arc::default() }
+        Self { store, soon: Arc::default(), turns: Arc::default() }
     }
 
     /// Puts every waiting note on disk; call it before the process ends.
     pub async fn flush(&self) -> Result<(), Problem> {
-        flush(&self.store, &self.soon, &self.writing).await
+        flush(&self.store, &self.soon, &self.turns).await
     }
 
     async fn stored(&self, key: &[u8]) -> Result<Option<(Bytes, Kept)>, Problem> {
@@ -350,17 +372,17 @@ impl KeptProgress {
     }
 
     async fn forget(&self, key: Vec<u8>) -> Result<(), Problem> {
-        let _turn = self.writing.lock().await;
+        let _turn = self.turns.of(&key).await;
         locked(&self.soon).notes.remove(&key);
         self.store.transact(Transaction::new().delete(STREAMS, key)).await.map_err(store_problem)
     }
 
     #[expect(clippy::disallowed_methods, reason = "the one task of the catalogue: it ends by itself after one flush")]
     fn schedule(&self) {
-        let (store, soon, writing) = (self.store.clone(), self.soon.clone(), self.writing.clone());
+        let (store, soon, turns) = (self.store.clone(), self.soon.clone(), self.turns.clone());
         tokio::spawn(async move {
             tokio::time::sleep(SOON).await;
-            if let Err(problem) = flush(&store, &soon, &writing).await {
+            if let Err(problem) = flush(&store, &soon, &turns).await {
                 // Such notes are advisory: losing one loses nothing that was promised.
                 tracing::warn!(%problem, "progress of streams was not noted");
             }
@@ -368,8 +390,8 @@ impl KeptProgress {
     }
 }
 
-async fn flush(store: &SharedStore, soon: &Mutex<Soon>, writing: &tokio::sync::Mutex<()>) -> Result<(), Problem> {
-    let _turn = writing.lock().await;
+async fn flush(store: &SharedStore, soon: &Mutex<Soon>, turns: &Turns) -> Result<(), Problem> {
+    let _turn = turns.all.write().await;
     let notes = {
         let mut soon = locked(soon);
         soon.scheduled = false;
@@ -397,7 +419,7 @@ impl Progress for KeptProgress {
 
     async fn save(&self, stream: &StreamId, kept: &Kept, durable: Durable) -> Result<(), Problem> {
         let key = stream_key(stream.sink, stream.name.as_str());
-        let _turn = self.writing.lock().await;
+        let _turn = self.turns.of(&key).await;
         let stored = self.stored(&key).await?;
         let newest = self.waiting(&key).map(|kept| kept.epoch).max(stored.as_ref().map(|(_, kept)| kept.epoch));
         if newest.is_some_and(|newest| newest > kept.epoch) {

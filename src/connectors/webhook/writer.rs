@@ -25,6 +25,8 @@ pub(super) struct WebhookWriter {
     /// The open unit.
     unit: Vec<Record>,
     unit_bytes: u64,
+    /// The open unit's requests, if it is full: they are made while the one before waits for its answer.
+    ready: Option<Vec<Message>>,
 }
 
 /// One record of the open unit; its text is shared with the batch it came in.
@@ -45,7 +47,7 @@ struct Message {
 
 impl WebhookWriter {
     pub(super) fn new(receiver: Receiver, stream: StreamId, epoch: Epoch, cut: Cut) -> Self {
-        Self { receiver: Arc::new(receiver), stream, epoch, cut, unit: Vec::new(), unit_bytes: 0 }
+        Self { receiver: Arc::new(receiver), stream, epoch, cut, unit: Vec::new(), unit_bytes: 0, ready: None }
     }
 
     pub(super) fn units(cut: Cut) -> UnitPolicy {
@@ -118,11 +120,15 @@ impl SinkWriter for WebhookWriter {
         self.unit.extend(records().map(|(offset, text)| Record { offset, text, traceparent: batch.traceparent.clone() }));
         self.unit_bytes += lines.byte_count();
         let full = self.unit.len() as u64 >= self.cut.records_max || self.unit_bytes >= unit_bytes_max(self.cut);
-        Ok(if full { Appended::Full } else { Appended::Room })
+        if !full {
+            return Ok(Appended::Room);
+        }
+        self.ready = Some(self.messages());
+        Ok(Appended::Full)
     }
 
     fn commit(&mut self, _: Mark) -> Settlement {
-        let (receiver, messages) = (self.receiver.clone(), self.messages());
+        let (receiver, messages) = (self.receiver.clone(), self.ready.take().unwrap_or_else(|| self.messages()));
         Box::pin(async move {
             let mut outcome = Outcome::default();
             for message in messages {
@@ -134,8 +140,8 @@ impl SinkWriter for WebhookWriter {
     }
 
     async fn abandon(&mut self) {
+        (self.unit_bytes, self.ready) = (0, None);
         self.unit.clear();
-        self.unit_bytes = 0;
     }
 
     async fn finish(mut self: Box<Self>, action: Finish, mark: Mark) -> Result<Outcome, ConnectorError> {
