@@ -27,6 +27,7 @@ use super::{
     control::Call,
     dead_letters::{self, DeadLetters},
     encoding,
+    failpoint::Failpoint,
     held::{self, Item, Retained},
     open::{self, Place, locked},
     outbox::Outbox,
@@ -347,6 +348,7 @@ impl Task {
     }
 
     fn receive(&mut self, incoming: Incoming, credit: Credit) -> Result<(), Stop> {
+        Failpoint::Received.reached();
         let expected = self.held.next();
         let first = incoming.first_offset.unwrap_or(expected);
         if first > expected {
@@ -563,6 +565,7 @@ impl Task {
             LineEvent::Opened(Ok(opened)) => return self.on_opened(opened).await,
             LineEvent::Opened(Err(error)) => self.line_failed(&error, None)?,
             LineEvent::Appended(writer, batch, Ok(appended)) => {
+                Failpoint::Encoded.reached();
                 self.line.free(writer);
                 self.append_max = usize::MAX;
                 // Where our note is the mark, no one compares hashes.
@@ -581,6 +584,7 @@ impl Task {
                 self.commit().await?;
             }
             LineEvent::Settled(unit, Ok(outcome)) => {
+                Failpoint::Committed.reached();
                 let now = Instant::now();
                 self.meters.settled.record(now.duration_since(unit.committed));
                 self.meters.ack_lag.record(now.duration_since(unit.opened));
@@ -609,6 +613,7 @@ impl Task {
         self.note.destination_generation = self.order.sink.destination_generation;
         self.plan_next();
         self.save(if self.ours { Durable::Now } else { Durable::Soon }).await?;
+        Failpoint::Noted.reached();
         if !rejected.is_empty() {
             self.outbox.errors(report(&rejected, self.disposition()));
         }
@@ -617,6 +622,7 @@ impl Task {
             self.tell_destination(DestinationState::Healthy, None, None);
         }
         self.tell_ack();
+        Failpoint::AckQueued.reached();
         self.delivery.measure();
         Ok(())
     }
