@@ -168,11 +168,15 @@ class Sender(threading.Thread):
         return True
 
     def finish(self, seconds_max=SILENCE_SECONDS_MAX):
-        """Finishes the stream; the last frame, or None if there was none in time."""
+        """Finishes the stream; the last frame, or None if there was none for so long without an ack."""
         self.finishing.set()
         if self.life:
             self.life.leave.set()
-        self.join(seconds_max)
+        acked, since = self.ledger.acked, time.monotonic()
+        while self.is_alive() and time.monotonic() - since < seconds_max:
+            self.join(0.1)
+            if self.ledger.acked > acked:
+                acked, since = self.ledger.acked, time.monotonic()
         return self.life.ended if self.life and not self.is_alive() else None
 
     def stop(self):
