@@ -5,6 +5,7 @@ mod budget;
 mod control;
 mod dead_letters;
 mod encoding;
+mod failpoint;
 mod held;
 mod open;
 mod outbox;

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{Ack, DestinationStatus, Event, RecordErrors, open::locked};
+use super::{Ack, DestinationStatus, Event, RecordErrors, failpoint::Failpoint, open::locked};
 use crate::limits::{ARTIFACTS_PER_FRAME_MAX, RECORD_ERRORS_PER_FRAME_MAX};
 
 /// The session's end of the outbox.
@@ -120,6 +120,7 @@ impl SessionOutput {
                 return event;
             }
             self.0.filled.notified().await;
+            Failpoint::AckSent.reached();
         }
     }
 }

@@ -27,6 +27,7 @@ use super::{
     control::Call,
     dead_letters::{self, DeadLetters},
     encoding,
+    failpoint::Failpoint,
     held::{self, Item, Retained},
     open::{self, Place, locked},
     outbox::Outbox,
@@ -358,6 +359,7 @@ impl Task {
     }
 
     fn receive(&mut self, incoming: Incoming, credit: Credit) -> Result<(), Stop> {
+        Failpoint::Received.reached();
         let expected = self.held.next();
         let first = incoming.first_offset.unwrap_or(expected);
         if first > expected {
@@ -577,6 +579,7 @@ impl Task {
             LineEvent::Opened(Ok(opened)) => return self.on_opened(opened).await,
             LineEvent::Opened(Err(error)) => self.line_failed(&error, None)?,
             LineEvent::Appended(writer, batch, Ok(appended)) => {
+                Failpoint::Encoded.reached();
                 self.line.free(writer);
                 self.append_max = usize::MAX;
                 // Where our note is the mark, no one compares hashes.
@@ -595,6 +598,7 @@ impl Task {
                 self.commit().await?;
             }
             LineEvent::Settled(unit, Ok(outcome)) => {
+                Failpoint::Committed.reached();
                 let now = Instant::now();
                 self.meters.settled.record(now.duration_since(unit.committed));
                 self.meters.ack_lag.record(now.duration_since(unit.opened));
@@ -623,6 +627,7 @@ impl Task {
         self.note.destination_generation = self.order.sink.destination_generation;
         self.plan_next();
         self.save(if self.ours { Durable::Now } else { Durable::Soon }).await?;
+        Failpoint::Noted.reached();
         if !rejected.is_empty() {
             self.outbox.errors(report(&rejected, self.disposition()));
         }
@@ -840,6 +845,7 @@ impl Task {
         (self.told, self.ack_due) = (Instant::now(), None);
         let ack = self.books.ack(self.delivery.ambient().now());
         self.outbox.ack(ack);
+        Failpoint::AckQueued.reached();
         self.publish();
     }
 

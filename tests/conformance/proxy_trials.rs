@@ -25,6 +25,7 @@ trials![
     hangs_and_goes_on,
     cuts_both_ways,
     loses_the_nth_reply_and_not_the_request,
+    catches_a_request_and_lets_it_go,
     finds_a_kafka_request_among_others,
     goes_byte_by_byte
 ];
@@ -141,6 +142,24 @@ fn frame(api: i16, correlation: u32, length: usize) -> Vec<u8> {
     message.extend(correlation.to_be_bytes());
     message.resize(length, 7);
     [u32::try_from(message.len()).unwrap().to_be_bytes().to_vec(), message].concat()
+}
+
+async fn catches_a_request_and_lets_it_go() {
+    let (address, mut heard) = echo().await;
+    let proxy = Proxy::before(address).await.unwrap();
+    let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+    proxy.catch(Wanted::Containing(b"commit".to_vec()), 2);
+    ask(&mut stream, b"commit 1").await.unwrap();
+    assert_eq!(heard.recv().await.unwrap(), b"commit 1");
+    stream.write_all(b"commit 2").await.unwrap();
+    let counts = proxy.until(|counts| counts.caught == 1).await;
+    assert_eq!((counts.up_bytes, counts.answered), (8, 0), "not a byte of it is passed on");
+    assert!(heard.try_recv().is_err());
+    // Whoever sent it may be gone by then: what was on its way arrives all the same.
+    drop(stream);
+    proxy.release();
+    assert_eq!(heard.recv().await.unwrap(), b"commit 2");
+    proxy.until(|counts| counts.answered == 1).await;
 }
 
 async fn finds_a_kafka_request_among_others() {

@@ -105,8 +105,13 @@ def check_epochs(verdict, ledger):
     verdict.unless(ledger.epochs == sorted(set(ledger.epochs)), "I6", f"{ledger.stream}: epochs {ledger.epochs}")
 
 
+def over(events):
+    """Those that came to their end; one that did not has broken the run off, which is told by itself."""
+    return [event for event in events if "ended" in event]
+
+
 def check_progress(verdict, ledger, events):
-    for event in events:
+    for event in over(events):
         ack = ledger.first_ack_after(event["ended"])
         wait = None if ack is None else ack - event["ended"]
         event.setdefault("resumed_seconds", {})[ledger.stream] = None if wait is None else round(wait, 2)
@@ -115,6 +120,7 @@ def check_progress(verdict, ledger, events):
 
 def check_volume(verdict, ledger, events, finished_at):
     """Records acknowledged before each fault (since the one before) and after it."""
+    events = over(events)
     edges = [0, *(event["ended"] for event in events)]
     for number, event in enumerate(events):
         before = ledger.acked_between(edges[number], event["began"])

@@ -12,7 +12,9 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 
 import checker  # noqa: E402
 from checker import Verdict  # noqa: E402
-from kinds import Collected, KafkaExactlyOnce, KafkaIdempotent, Objects, WebhookNested, judge, link_of  # noqa: E402
+from fault import Event  # noqa: E402
+from inject import FAULTS  # noqa: E402
+from kinds import KINDS, READER_IDLE_SECONDS, Collected, KafkaExactlyOnce, KafkaIdempotent, Objects, S3Large, WebhookNested, judge, link_of  # noqa: E402
 from ledger import Ledger  # noqa: E402
 
 SENT, ACKED = 3_000, 2_500
@@ -165,7 +167,7 @@ class Evidence(unittest.TestCase):
         kind = KafkaExactlyOnce.__new__(KafkaExactlyOnce)
         aborted = [(0, 9, {"datasink-stream": "s", "datasink-offset": "5"}, self.text(5))]
         committed = [(partition, place, {"datasink-stream": "s", "datasink-offset": str(seq)}, self.text(seq)) for partition, place, seq in ((0, 1, 1), (1, 0, 0), (1, 1, 0))]
-        kind.read = lambda isolation: iter(committed + (aborted if isolation == "read_uncommitted" else []))
+        kind.read = lambda isolation, _: iter(committed + (aborted if isolation == "read_uncommitted" else []))
         collected = kind.collect(None, [self.ledger])["s"]
         self.assertEqual([(one.seq, one.place, one.fault) for one in collected.found], [(1, "partition 0", ""), (0, "partition 1", ""), (0, "partition 1", "")])
         self.assertEqual(collected.figures["uncommitted_extra"], 1)
@@ -174,6 +176,44 @@ class Evidence(unittest.TestCase):
         self.assertEqual(len(careful.collect(None, [self.ledger])["s"].found), 2, "a careful reader tells copies by their offset")
         committed[0][2]["datasink-offset"] = "7"
         self.assertTrue(kind.collect(None, [self.ledger])["s"].found[0].fault)
+
+    def test_a_reader_that_gave_up_too_early_is_asked_again_and_one_that_sees_too_little_is_believed(self):
+        kind, asked = KafkaExactlyOnce.__new__(KafkaExactlyOnce), []
+        kind.read = lambda isolation, idle_seconds: asked.append(idle_seconds) or ([1, 2] if idle_seconds > min(READER_IDLE_SECONDS) else [])
+        self.assertEqual(kind.read_both(2), ([1, 2], 2))
+        self.assertEqual(kind.read_both(3), ([1, 2], 2), "a record that is not there stays away")
+        self.assertEqual(set(asked), set(READER_IDLE_SECONDS))
+
+    def test_an_upload_that_was_not_hit_in_the_middle_is_found(self):
+        kind = S3Large.__new__(S3Large)
+        kind.bucket, kind.uploads, kind.in_parts = "b", [], 2
+        kind.client = SimpleNamespace(uploads=lambda bucket, key: [key] if key == "p/s/0.ndjson" else [])
+        kind.halfway("POST /b/p/s/0.ndjson?uploadId=x HTTP/1.1")
+        self.assertEqual(kind.unproved({}), [])
+        kind.halfway("POST /b/p/s/7.ndjson?uploadId=x HTTP/1.1")
+        self.assertEqual(len(kind.unproved({})), 1)
+        kind.in_parts = 0
+        self.assertEqual(len(kind.unproved({})), 2)
+
+    # ---- the plan ----
+
+    def test_a_seed_is_a_plan_whatever_came_before(self):
+        def plan(seed, number):
+            event = Event(seed, number)
+            for _ in range(2):
+                event.draw("nth", 1, 10**9, whole=True)
+            event.draw("seconds", 1, 10)
+            return event.plan
+
+        self.assertEqual(plan(7, 1), plan(7, 1))
+        self.assertEqual(len(plan(7, 1)["nth"]), 2)
+        self.assertNotEqual(plan(7, 1), plan(7, 2))
+        self.assertNotEqual(plan(7, 1), plan(8, 1))
+
+    def test_every_fault_has_a_kind_and_every_kind_its_faults(self):
+        self.assertEqual([name for name, fault in FAULTS.items() if not any(fault.applies(kind) for kind in KINDS.values())], [])
+        self.assertFalse(FAULTS["zombie"].applies(KINDS["local"]) or FAULTS["cut"].applies(KINDS["local"]) or FAULTS["kill-target"].applies(KINDS["local"]))
+        self.assertTrue(all(fault.applies(KINDS["s3-large"]) for fault in FAULTS.values()))
 
 
 if __name__ == "__main__":

@@ -114,9 +114,11 @@ class End:
 class Sender(threading.Thread):
     """The client of one stream: it lives until the stream is finished, through any number of sessions."""
 
-    def __init__(self, server, ledger, sink, seed, records_per_second=None, options=None, outstanding=OUTSTANDING_MAX):
+    def __init__(self, server, ledger, sink, seed, records_per_second=None, options=None, outstanding=OUTSTANDING_MAX, batch_max=1_000):
         super().__init__(daemon=True)
-        self.outstanding = outstanding
+        self.outstanding, self.batch_max = outstanding, batch_max
+        # Set while another client has the stream: no further session is opened.
+        self.held = threading.Event()
         self.server, self.ledger, self.sink, self.seed, self.rate, self.options = server, ledger, sink, seed, records_per_second, options
         self.life, self.lives, self.ends, self.statuses, self.fault = None, [], [], [], None
         self.finishing, self.stopping, self.progress = threading.Event(), threading.Event(), threading.Condition()
@@ -124,6 +126,9 @@ class Sender(threading.Thread):
     def run(self):
         pause = PAUSE_SECONDS
         while not self.stopping.is_set():
+            if self.held.is_set():
+                time.sleep(0.01)
+                continue
             before = self.ledger.acked
             number = len(self.lives)
             try:
@@ -144,7 +149,8 @@ class Sender(threading.Thread):
             self.stopping.wait(pause)
 
     def _live(self, number):
-        life = Life(self.server.pusher, self.ledger, self.sink, SIZES[number % len(SIZES)], random.Random(f"{self.seed}/{self.ledger.stream}/{number}"), self.rate, self.options,
+        sizes = [min(size, self.batch_max) for size in SIZES[number % len(SIZES)]]
+        life = Life(self.server.pusher, self.ledger, self.sink, sizes, random.Random(f"{self.seed}/{self.ledger.stream}/{number}"), self.rate, self.options,
                     takeover=True, outstanding=self.outstanding)
         if self.finishing.is_set():
             life.leave.set()
@@ -162,11 +168,15 @@ class Sender(threading.Thread):
         return True
 
     def finish(self, seconds_max=SILENCE_SECONDS_MAX):
-        """Finishes the stream; the last frame, or None if there was none in time."""
+        """Finishes the stream; the last frame, or None if there was none for so long without an ack."""
         self.finishing.set()
         if self.life:
             self.life.leave.set()
-        self.join(seconds_max)
+        acked, since = self.ledger.acked, time.monotonic()
+        while self.is_alive() and time.monotonic() - since < seconds_max:
+            self.join(0.1)
+            if self.ledger.acked > acked:
+                acked, since = self.ledger.acked, time.monotonic()
         return self.life.ended if self.life and not self.is_alive() else None
 
     def stop(self):

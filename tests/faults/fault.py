@@ -12,7 +12,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -24,17 +23,16 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import checker  # noqa: E402
 import grpc  # noqa: E402
 from checker import RECORDS_AROUND_A_FAULT, Verdict  # noqa: E402
-from driver import End, Life, Sender  # noqa: E402
-from kinds import KINDS, SINK, create_table  # noqa: E402
+from driver import Sender  # noqa: E402
+from inject import FAULTS, SHUTDOWN_SECONDS_MAX  # noqa: E402, F401
+from kinds import KINDS, SINK, Target, create_table  # noqa: E402
 from ledger import Ledger  # noqa: E402
-from server import Server, reason_of, scratch  # noqa: E402
+from server import Server, scratch  # noqa: E402
 
-from datasink.v1 import common_pb2, push_pb2  # noqa: E402
+from datasink.v1 import common_pb2  # noqa: E402
 
 # Sinks may not reach this machine unless the server is told so.
 TO_LOOPBACK = ("--set", 'egress_allow=["127.0.0.0/8"]')
-# From SIGTERM to the exit, whatever clients do.
-SHUTDOWN_SECONDS_MAX = 30
 # How long so many records may take before a fault, and after one (which includes RESUME_SECONDS_MAX).
 WORK_SECONDS_MAX = 120
 # A stream that goes to a table of the server, beside the ones that are hurt: acks must go on there.
@@ -73,46 +71,63 @@ class Samples:
         self._stop.set()
 
 
+class Event(dict):
+    """One fault of a run: what result.json tells of it. What it chooses is drawn here, from a generator of its own: the same seed is the same plan, however long anything took."""
+
+    def __init__(self, seed, number):
+        self.number, self.moments, self._random = number, 0, random.Random(f"{seed}/{number}")
+        super().__init__(plan={}, proof=None)
+
+    @property
+    def plan(self):
+        return self["plan"]
+
+    def draw(self, name, low, high, whole=False):
+        value = self._random.randint(low, high) if whole else round(self._random.uniform(low, high), 3)
+        # A name that is drawn again has a list.
+        self.plan[name] = [*self.plan[name], value] if isinstance(self.plan.get(name), list) else [self.plan[name], value] if name in self.plan else value
+        return value
+
+
 class Run:
     """One server, one destination, some streams, one sort of fault, several times."""
 
     def __init__(self, args):
-        self.args, self.kind, self.folder = args, args.kind, scratch(f"fault-{args.kind}-{args.fault}")
-        self.random = random.Random(args.seed)
+        self.args, self.fault, self.folder = args, FAULTS[args.fault], scratch(f"fault-{args.kind}-{args.fault}")
         self.verdict, self.events, self.senders, self.figures = Verdict(), [], [], {}
         self.target = KINDS[args.kind](self.folder, args.seed)
-        self.server = Server(self.folder, *TO_LOOPBACK)
+        self.server_arguments = TO_LOOPBACK
+        self.server = Server(self.folder, *self.server_arguments)
         self.servers = [self.server]
         self.samples, self.broke_off, self.finished_at = None, False, None
-        self.hurts_server = args.fault in ("kill-server", "drain", "zombie")
 
     # ---- the work ----
 
     def execute(self):
-        fault = FAULTS[self.args.fault]
         self.server.start()
-        if fault.proxied:
+        if "proxied" in self.fault.needs:
             from proxy import Proxy
 
             self.target.proxy = self.target.make_proxy(Proxy)
         self.target.create(self.server)
         self.samples = Samples(self.server)
         self.samples.baseline = self.samples.take()
-        self._start_senders(fault)
+        self._start_senders()
         for number in range(self.args.times):
             self._work(f"before fault {number}")
-            time.sleep(self.random.uniform(0.05, 2.0))
-            event = {"began": time.time(), "proof": None}
+            event = Event(self.args.seed, number)
+            time.sleep(event.draw("after_seconds", 0.05, 2.0))
+            event.update(began=time.time(), during=self.fault.during)
             self.events.append(event)
-            event["proof"] = fault.inject(self, event)
-            event.setdefault("ended", time.time())
+            event["proof"] = self.fault.inject(self, event)
+            event["ended"] = time.time()
         self._work("after the last fault")
         self.finished_at = time.time()
 
-    def _start_senders(self, fault):
+    def _start_senders(self):
         for number in range(self.args.streams):
             self._sender(f"ledger-{number}", SINK, self.target.rate)
-        if FAULTS[self.args.fault].hurts_target:
+        if self.fault.hurts_target:
             create_table(self.server, BYSTANDER_TABLE)
             self.server.create_sink(BYSTANDER_SINK, f"table://{BYSTANDER_TABLE}")
             self._sender(BYSTANDER, BYSTANDER_SINK, BYSTANDER_RATE)
@@ -120,13 +135,25 @@ class Run:
             sender.start()
 
     def _sender(self, stream, sink, rate):
-        ledger = Ledger(os.path.join(self.folder, f"{stream}.ledger.jsonl"), f"r{self.args.seed}", stream)
-        self.senders.append(Sender(self.server, ledger, sink, self.args.seed, rate, outstanding=self.target.outstanding))
+        target = self.target if sink == SINK else Target
+        ledger = Ledger(os.path.join(self.folder, f"{stream}.ledger.jsonl"), f"r{self.args.seed}", stream, target.payload_scale)
+        self.senders.append(Sender(self.server, ledger, sink, self.args.seed, rate, outstanding=target.outstanding, batch_max=target.batch_max))
 
     @property
     def hurt(self):
         """The senders whose destination is under test."""
         return [sender for sender in self.senders if sender.sink == SINK]
+
+    def lives(self):
+        """The session that each sender has now."""
+        return [(sender, sender.life) for sender in self.senders]
+
+    def wait_for_more(self, records, why):
+        """Every stream under test gets so many more records acknowledged, or the run is over."""
+        wanted = [(sender, sender.ledger.acked + records) for sender in self.hurt]
+        for sender, mark in wanted:
+            if not sender.wait_acked(mark, WORK_SECONDS_MAX):
+                raise RuntimeError(f"{sender.ledger.stream}: acknowledged up to {sender.ledger.acked}, {mark} was wanted {why}")
 
     @property
     def bystander(self):
@@ -159,11 +186,11 @@ class Run:
             checker.check_epochs(verdict, ledger)
             checker.check_progress(verdict, ledger, self.events)
             checker.check_volume(verdict, ledger, self.events, self.finished_at or time.time())
-            checker.check_errors(verdict, sender, REASONS, self.hurts_server, SINK, target.shown())
+            checker.check_errors(verdict, sender, REASONS, self.fault.hurts_server, SINK, target.shown())
         self._judge_bystander(ends)
         checker.check_bounds(verdict, self.samples)
         for event in self.events:
-            verdict.unless(event["proof"], "I10", f"nothing proves that the fault at {event['began']} happened")
+            verdict.unless(event["proof"], "I10", f"nothing proves that fault {event.number} happened")
         self._proof_of_the_kind(collected)
         texts = {f"the log {server.log_path}": server.log_tail(64 << 20) for server in self.servers}
         texts.update({f"an error of {sender.ledger.stream}": str(end) for sender in self.senders for end in sender.ends})
@@ -184,6 +211,8 @@ class Run:
         self.verdict.unless(rows == [ledger.record(seq) for seq in range(len(rows))], "I5", f"the bystander's {len(rows)} rows are not its first {len(rows)} records")
         self.verdict.unless(end is not None and end.next_offset == len(rows), "I1", f"the bystander has {len(rows)} rows, its stream ended at {end and end.next_offset}")
         for event in self.events:
+            if "ended" not in event:
+                continue
             during = ledger.acked_between(event["began"], event["ended"])
             event["bystander_acked_during"] = during
             lasted = event["ended"] - event["began"]
@@ -191,6 +220,8 @@ class Run:
 
     def _proof_of_the_kind(self, collected):
         """Kills that all fell between two requests would prove nothing about the one in flight."""
+        for text in self.target.unproved(collected):
+            self.verdict.fault("I10", text)
         repeated = [one.figures["repeated_requests"] for one in collected.values() if "repeated_requests" in one.figures]
         if repeated and self.args.fault in ("kill-server", "cut") and self.args.times >= 3:
             self.verdict.unless(sum(repeated) > 0, "I10", "no request was ever sent twice: no fault fell between a request and its ack, so nothing was proved")
@@ -230,183 +261,13 @@ class Run:
         self.target.close()
 
 
-# ---- the faults ----
-
-
-def sessions_of(run):
-    return [(sender, sender.life) for sender in run.senders]
-
-
-def kill_server(run, event):
-    """F1: kill -9 of the server; it comes back on the same data."""
-    lives = sessions_of(run)
-    status = run.server.kill()
-    for sender, life in lives:
-        run.verdict.unless(life.done.wait(20), "I9", f"{sender.ledger.stream}: the call did not end in 20 s after the server was killed")
-        run.verdict.unless(life.error is not None, "I9", f"{sender.ledger.stream}: a killed server ended the stream with OK")
-    run.server.start()
-    event["during"] = "no acks are possible: the server is gone"
-    return {"exit_status": status, "back_after_seconds": run.server.start_seconds[-1]} if status == -9 else None
-
-
-def drain(run, event):
-    """F18: SIGTERM. Streams end with a notice and without an error, and the server leaves in time."""
-    lives = sessions_of(run)
-    status, seconds = run.server.terminate(SHUTDOWN_SECONDS_MAX)
-    run.verdict.unless(status == 0, "I9", f"SIGTERM: exit status {status} after {seconds} s")
-    for sender, life in lives:
-        life.done.wait(5)
-        stream = sender.ledger.stream
-        run.verdict.unless(life.error is None, "I9", f"{stream}: a draining server ended the stream with {life.error and life.error.code().name}: {life.error and life.error.details()}")
-        run.verdict.unless(life.drained, "I9", f"{stream}: no drain notice before the end")
-        resumable = life.ended is not None and life.ended.reason == push_pb2.END_REASON_DRAINED and life.ended.resumable
-        run.verdict.unless(resumable, "I9", f"{stream}: the last frame is not ended(DRAINED, resumable): {life.ended}")
-    run.server.start()
-    event["during"] = "no acks are possible: the server is gone"
-    return {"exit_status": status, "left_after_seconds": seconds}
-
-
-def kill_target(run, event):
-    """F2: kill -9 of the destination; it comes back after 1 to 10 s on the same data."""
-    away = run.random.uniform(1, 10)
-    killed = run.target.do("kill")
-    time.sleep(away)
-    back = run.target.do("start")
-    event["during"] = "no acks are possible: the destination is gone"
-    return {"killed": killed, "back": back, "away_seconds": round(away, 2)} if killed != back else None
-
-
-def hang(run, event):
-    """F3: SIGSTOP for 5 to 15 s, then SIGCONT: what was asked before is done late."""
-    stuck = run.random.uniform(5, 15)
-    paused = run.target.do("pause")
-    before = [sender.ledger.acked for sender in run.hurt]
-    time.sleep(stuck)
-    moved = sum(sender.ledger.acked for sender in run.hurt) - sum(before)
-    run.target.do("resume")
-    event["during"] = f"no acks are possible: the destination does not answer ({moved} records were acknowledged from what was answered before)"
-    return {"paused": paused, "seconds": round(stuck, 2)}
-
-
-def refuse(run, event):
-    """F4: nobody listens for 1 to 10 s; the destination left in peace."""
-    away = run.random.uniform(1, 10)
-    stopped = run.target.do("stop")
-    time.sleep(away)
-    back = run.target.do("start")
-    event["during"] = "no acks are possible: connections are refused"
-    return {"stopped": stopped, "back": back, "away_seconds": round(away, 2)} if stopped != back else None
-
-
-def reset(run, event):
-    """F4: connections are accepted and reset for 1 to 10 s, those that are open first."""
-    away, before = run.random.uniform(1, 10), run.target.proxy.counts()
-    run.target.proxy.say("mode refuse")
-    time.sleep(away)
-    run.target.proxy.say("mode pass")
-    after = run.target.proxy.counts()
-    event["during"] = "no acks are possible: connections are reset"
-    done = {name: after[name] - before[name] for name in ("refused", "cut")}
-    return {**done, "away_seconds": round(away, 2)} if done["refused"] else None
-
-
-# Replies that one `cut` fault loses, each of a request chosen by the seed.
-CUTS = 5
-
-
-def cut(run, event):
-    """F6: a request reaches the destination, its reply is lost and the connection cut: nobody here can know what became of it."""
-    proxy, before = run.target.proxy, run.target.proxy.counts()["replies_lost"]
-    for number in range(CUTS):
-        point = run.target.cut_points[number % len(run.target.cut_points)]
-        proxy.say(f"lose-reply {run.random.randint(1, 10)} {point}")
-        deadline = time.monotonic() + 30
-        while proxy.counts()["replies_lost"] <= before + number:
-            if time.monotonic() > deadline:
-                proxy.say("disarm")
-                run.verdict.fault("I10", f"no request like `{point}` lost its reply within 30 s")
-                return None
-            time.sleep(0.02)
-    event["during"] = "acks flow between the lost replies"
-    return {"replies_lost": proxy.counts()["replies_lost"] - before}
-
-
-def takeover(run, event):
-    """F17: a second client takes each stream over at full speed, is thrown out in turn by the first, and both are checked by the one ledger of the stream."""
-    rivals = []
-    for sender in run.hurt:
-        before = len(sender.ledger.epochs)
-        first = sender.life
-        # The rival owns the ledger from here on: it opens where the server says, which is never below an ack.
-        rival = Life(run.server.pusher, sender.ledger, SINK, (1, 200), random.Random(f"{run.args.seed}/rival/{before}"), sender.rate, client_id="rival", takeover=True, outstanding=run.target.outstanding)
-        rivals.append((sender, first, rival))
-    proof = {}
-    for sender, first, rival in rivals:
-        stream = sender.ledger.stream
-        rival.opened.wait(20)
-        first.done.wait(20)
-        rival.done.wait(20)
-        fenced = first.error is not None and reason_of(first.error) == "STREAM_FENCED"
-        run.verdict.unless(fenced, "I6", f"{stream}: whoever was taken over ended with {End(first)}, not STREAM_FENCED")
-        proof[stream] = {"rival_epoch": getattr(rival, "epoch", None), "first_ended": first.error and first.error.code().name, "rival_ended": rival.error and rival.error.code().name}
-    event["during"] = "acks flow: to whoever holds the stream"
-    return proof
-
-
-def zombie(run, event):
-    """F17, F19: the server is stopped in the middle of its work, a second one takes its streams over from a copy of its data, and then the first one wakes up and finds its commits fenced."""
-    first, seconds_awake = run.server, 4
-    os.kill(first.process.pid, signal.SIGSTOP)
-    data = os.path.join(run.folder, f"heir-{len(run.events)}")
-    shutil.copytree(os.path.join(first.folder, "data"), os.path.join(data, "data"))
-    heir = Server(data, *TO_LOOPBACK).start()
-    run.servers.append(heir)
-    run.server = run.samples.server = heir
-    epochs = {}
-    for sender in run.senders:
-        sender.server, life = heir, sender.life
-        epochs[sender.ledger.stream] = sender.ledger.epochs[-1]
-        life.abandon()
-    marks = {sender: sender.ledger.acked for sender in run.hurt}
-    for sender, mark in marks.items():
-        if not sender.wait_acked(mark + RECORDS_AROUND_A_FAULT, WORK_SECONDS_MAX):
-            raise RuntimeError(f"{sender.ledger.stream}: the heir got only {sender.ledger.acked - mark} records acknowledged")
-    os.kill(first.process.pid, signal.SIGCONT)
-    time.sleep(seconds_awake)
-    status = first.kill()
-    event["during"] = "acks flow: from the heir"
-    heirs = {sender.ledger.stream: sender.ledger.epochs[-1] for sender in run.senders}
-    woke = status == -9 and all(heirs[stream] > epoch for stream, epoch in epochs.items())
-    return {"zombie_epochs": epochs, "heir_epochs": heirs, "awake_seconds": seconds_awake} if woke else None
-
-
-class Fault:
-    def __init__(self, inject, hurts_target=True, proxied=False, needs_fence=False):
-        self.inject, self.hurts_target, self.proxied, self.needs_fence = inject, hurts_target, proxied, needs_fence
-
-
-FAULTS = {
-    "kill-server": Fault(kill_server, hurts_target=False),
-    "takeover": Fault(takeover, hurts_target=False),
-    "drain": Fault(drain, hurts_target=False),
-    "zombie": Fault(zombie, hurts_target=False, needs_fence=True),
-    "kill-target": Fault(kill_target),
-    "hang": Fault(hang),
-    "refuse": Fault(refuse),
-    "reset": Fault(reset, proxied=True),
-    "cut": Fault(cut, proxied=True),
-}
-
-
 def commit():
     done = subprocess.run(["git", "-C", os.path.dirname(os.path.abspath(__file__)), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
 
 def applies(kind, fault):
-    target = KINDS[kind]
-    of = FAULTS[fault]
-    return (target.can_be_hurt or not of.hurts_target) and (target.proxied or not of.proxied) and (target.fences or not of.needs_fence)
+    return FAULTS[fault].applies(KINDS[kind])
 
 
 def arguments():
@@ -447,7 +308,7 @@ def main():
     faults = run.verdict.faults()
     again = f"tests/faults/again {args.kind} {args.fault} --seed {args.seed} --times {args.times} --streams {args.streams}"
     result = {
-        "kind": args.kind, "fault": args.fault, "what": FAULTS[args.fault].inject.__doc__, "seed": args.seed, "commit": commit(), "times": args.times,
+        "kind": args.kind, "fault": args.fault, "what": run.fault.what, "seed": args.seed, "commit": commit(), "times": args.times,
         "seconds": round(time.monotonic() - began, 1), "events": run.events, "invariants": run.verdict.table(), "figures": run.figures, "violations": faults, "again": again,
     }
     with open(os.path.join(run.folder, "result.json"), "w", encoding="utf-8") as file:

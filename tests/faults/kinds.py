@@ -1,5 +1,6 @@
 """Why: one table of destinations: how each is made, named in a sink, hurt, and read back by a tool that is not ours. Never asks Datasink what is there, but for its own local table."""
 
+import concurrent.futures
 import hashlib
 import json
 import os
@@ -23,8 +24,11 @@ SERVICES = os.path.join(HERE, "..", "services")
 SINK = "default.ledger_sink"
 TABLE = "default.ledger"
 SIGNING_SECRET = "whsec_bGVkZ2VyLWRyaXZlci1zaWduaW5nLXNlY3JldC0wMQ=="
-# Objects so small that acks are frequent.
-OBJECT_RECORDS, OBJECT_AGE_SECONDS = 50, 1
+# How long Kafka's console consumer waits for a further record, and how long if it saw less than was acknowledged.
+READER_IDLE_SECONDS = (4, 30)
+
+# The size of a part (src/limits.rs).
+PART_BYTES = 8 << 20
 
 # One record as it was found: its number, what is wrong with it ("" if nothing), and the place whose order counts (a partition, an object's name, ...).
 Found = namedtuple("Found", "seq fault place")
@@ -62,16 +66,19 @@ class Target:
     guarantee = "EXACTLY_ONCE"
     # Records of one stream a second; None: as fast as it goes.
     rate = 3_000
-    # Records of one stream that may be sent and not yet acknowledged.
-    outstanding = 5_000
+    # Records of one stream that may be sent and not yet acknowledged, and of one batch; how many times larger than usual a payload is.
+    outstanding, batch_max, payload_scale = 5_000, 1_000, 1
     # What must not be in any message or log.
     secrets = ()
     can_be_hurt = True
     # Whether the destination itself refuses a writer of an older epoch, also one in another server.
     fences = False
-    # Whether a fault proxy can stand before it, and which replies are worth losing there (words of proxy.rs).
+    # What the streams of a second server open with, so that it does not cut units as the first did, and one of the first's cannot pass for one of its own.
+    heir_options = {}
+    # Whether a fault proxy can stand before it, and at which requests an outcome is decided (words of proxy.rs); the seed takes one of the next so many.
     proxied = False
-    cut_points = ("any",)
+    moments = ("any",)
+    moment_nth_max = 10
 
     def __init__(self, folder, seed):
         self.folder, self.seed, self.proxy = folder, seed, None
@@ -104,6 +111,14 @@ class Target:
     def shown(self):
         """How errors name the destination."""
         return self.reach()
+
+    def halfway(self, line):
+        """What the destination holds of the work that a request, whose first line this is, would go on with; asked while it is held."""
+        return None
+
+    def unproved(self, collected):
+        """What these runs were to do to this destination and did not."""
+        return []
 
     def close(self):
         pass
@@ -223,7 +238,7 @@ class KafkaExactlyOnce(Target):
     delivery = "exactly_once"
     proxied = True
     # Produce (0) carries the records; EndTxn (26) makes them visible, and its reply is the one whose loss leaves the outcome unknown.
-    cut_points = ("kafka 26", "kafka 0")
+    moments = ("kafka 26", "kafka 0")
     partitions = 2
     copies_allowed = False
 
@@ -243,21 +258,30 @@ class KafkaExactlyOnce(Target):
         subprocess.run([os.path.join(SERVICES, "kafka-topic"), self.topic, str(self.partitions)], check=True, stdout=subprocess.DEVNULL)
         server.create_sink(SINK, f"kafka://{self.reach()}", kafka_topic_name=self.topic, kafka_delivery=self.delivery)
 
-    def read(self, isolation):
+    def read(self, isolation, idle_seconds):
         """(partition, offset, headers, text) of every record, in the order of the consumer."""
-        command = [os.path.join(SERVICES, "kafka-read"), self.topic, "--isolation", isolation, "--print", "partition,offset,headers", "--idle-ms", "4000"]
+        command = [os.path.join(SERVICES, "kafka-read"), self.topic, "--isolation", isolation, "--print", "partition,offset,headers", "--idle-ms", str(idle_seconds * 1000)]
         lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=300).stdout.decode().splitlines()
         for line in lines:
             partition, offset, headers, text = line.split("\t", 3)
             names = dict(header.split(":", 1) for header in headers.split(",") if ":" in header)
             yield int(partition.rpartition(":")[2]), int(offset.rpartition(":")[2]), names, text
 
+    def read_both(self, least):
+        """What readers of either isolation see. A consumer ends by having waited long enough, which on a busy machine it may before it began: one that saw too little is asked again, patiently."""
+        for idle_seconds in READER_IDLE_SECONDS:
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                committed, uncommitted = pool.map(lambda isolation: list(self.read(isolation, idle_seconds)), ("read_committed", "read_uncommitted"))
+            if least <= len(committed) <= len(uncommitted):
+                break
+        return committed, len(uncommitted)
+
     def collect(self, server, ledgers):
         by_stream = {ledger.stream: [] for ledger in ledgers}
         strangers = []
-        for partition, offset, headers, text in self.read("read_committed"):
+        records, uncommitted = self.read_both(sum(ledger.acked for ledger in ledgers))
+        for partition, offset, headers, text in records:
             by_stream.get(headers.get("datasink-stream"), strangers).append((partition, offset, headers.get("datasink-offset"), text))
-        uncommitted = sum(1 for _ in self.read("read_uncommitted"))
         committed = sum(map(len, by_stream.values())) + len(strangers)
         faults = [f"{len(strangers)} records are of no stream of this run"] if strangers else []
         if uncommitted < committed:
@@ -293,7 +317,7 @@ class KafkaIdempotent(KafkaExactlyOnce):
     # A copy may go to another partition, and then nobody can say which came first.
     partitions = 1
     delivery = "idempotent"
-    cut_points = ("kafka 0",)
+    moments = ("kafka 0",)
 
 
 class Objects(Target):
@@ -302,8 +326,10 @@ class Objects(Target):
     store = None
     fences = proxied = True
     # The reply to a PUT is the one whose loss leaves the outcome unknown.
-    cut_points = ("containing PUT /",)
-    options = {}
+    moments = ("containing PUT /",)
+    # Objects so small that acks are frequent.
+    sizes = {"max_object_records": "50", "max_object_age": "1"}
+    heir_options = {"max_object_records": "37"}
 
     def __init__(self, folder, seed):
         super().__init__(folder, seed)
@@ -316,8 +342,7 @@ class Objects(Target):
         self.client = store(self.store)
         self.client.make_bucket(self.bucket)
         destination, options = self.sink(server)
-        sizes = {"max_object_records": str(OBJECT_RECORDS), "max_object_age": str(OBJECT_AGE_SECONDS)}
-        server.create_sink(SINK, destination, **options, **sizes)
+        server.create_sink(SINK, destination, **options, **self.sizes)
 
     def sink(self, server):
         """The destination and options of this store."""
@@ -326,12 +351,17 @@ class Objects(Target):
     def metadata(self, key):
         raise NotImplementedError
 
+    def parts(self, key):
+        """In how many parts an object was uploaded; 0: whole."""
+        raise NotImplementedError
+
     def collect(self, server, ledgers):
         by_stream = {ledger.stream: [] for ledger in ledgers}
-        faults = []
+        faults, self.in_parts = [], 0
         for key, _ in self.client.list(self.bucket):
             if "_datasink" in key:
                 continue
+            self.in_parts += self.parts(key) > 1
             body, link = self.client.get(self.bucket, key), link_of(self.metadata(key))
             lines = body.splitlines()
             stream = json.loads(lines[0]).get("stream") if lines else None
@@ -386,6 +416,10 @@ class S3(Objects):
     def metadata(self, key):
         return self.client.client.head_object(Bucket=self.bucket, Key=key)["Metadata"]
 
+    def parts(self, key):
+        # The mark of S3: the hash of an upload in parts ends with their number.
+        return int(self.client.client.head_object(Bucket=self.bucket, Key=key)["ETag"].strip('"').partition("-")[2] or 0)
+
 
 class Gcs(Objects):
     services = ("gcs", "gcs-json")
@@ -399,6 +433,9 @@ class Gcs(Objects):
 
     def metadata(self, key):
         return self.client.client.bucket(self.bucket).get_blob(key).metadata
+
+    def parts(self, key):
+        return -(-self.client.client.bucket(self.bucket).get_blob(key).size // PART_BYTES)
 
 
 class Azure(Objects):
@@ -420,5 +457,46 @@ class Azure(Objects):
     def metadata(self, key):
         return self.client.client.get_blob_client(self.bucket, key).get_blob_properties().metadata
 
+    def parts(self, key):
+        return len(self.client.client.get_blob_client(self.bucket, key).get_block_list("committed")[0])
 
-KINDS = {"local": Local, "webhook": Webhook, "nested": WebhookNested, "kafka": KafkaExactlyOnce, "kafka-idempotent": KafkaIdempotent, "s3": S3, "gcs": Gcs, "azure": Azure}
+
+class Large:
+    """Objects of three parts (8 MiB each, but for the last), which an upload has to be begun and completed for; beside a class of Objects. (Those of gcs are put whole: its uploads know no
+    condition.)"""
+
+    sizes = {"max_object_bytes": str(20 << 20)}
+    # Records of 9 to 80 KiB: a thousand are two objects. A batch stays below the 4 MiB that the service takes, what is outstanding below its window.
+    payload_scale, batch_max, outstanding, rate = 300, 40, 800, 300
+    moment_nth_max = 2
+
+    def unproved(self, collected):
+        return [] if self.in_parts else ["no object was uploaded in parts"]
+
+
+class S3Large(Large, S3):
+    # The completion is the one whose outcome matters; the second part is in the middle of an upload.
+    moments = ("containing ?uploadId=", "containing partNumber=2&")
+
+    def __init__(self, folder, seed):
+        super().__init__(folder, seed)
+        self.uploads = []
+
+    def halfway(self, line):
+        key = urllib.parse.unquote(urllib.parse.urlsplit(line.split(" ")[1]).path.removeprefix(f"/{self.bucket}/"))
+        self.uploads += [{"key": key, "open_uploads": self.client.uploads(self.bucket, key)}]
+        return self.uploads[-1]
+
+    def unproved(self, collected):
+        closed = [upload["key"] for upload in self.uploads if not upload["open_uploads"]]
+        return [*super().unproved(collected), *(f"no upload of {key} was open while a request of it was held" for key in closed)]
+
+
+class AzureLarge(Large, Azure):
+    moments = ("containing comp=blocklist", "containing comp=block&")
+
+
+KINDS = {
+    "local": Local, "webhook": Webhook, "nested": WebhookNested, "kafka": KafkaExactlyOnce, "kafka-idempotent": KafkaIdempotent, "s3": S3, "gcs": Gcs, "azure": Azure,
+    "s3-large": S3Large, "azure-large": AzureLarge,
+}

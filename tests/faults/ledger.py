@@ -5,9 +5,9 @@ import time
 import zlib
 
 
-def record(run, stream, seq):
-    """Record number `seq` of a stream: anyone can say what it must be, so nothing can be invented or bent unseen."""
-    payload = f"{run}-{stream}-{seq};" * (1 + seq * 2654435761 % 9)
+def record(run, stream, seq, scale=1):
+    """Record number `seq` of a stream: anyone can say what it must be, so nothing can be invented or bent unseen. Its payload is 30 to 270 bytes, times `scale`."""
+    payload = f"{run}-{stream}-{seq};" * (1 + seq * 2654435761 % 9) * scale
     return {"seq": seq, "run": run, "stream": stream, "crc": crc(run, stream, seq, payload), "payload": payload}
 
 
@@ -18,8 +18,8 @@ def crc(run, stream, seq, payload):
 class Ledger:
     """Of one stream. Write-ahead: `sent` before a batch leaves, `acked` after each ack, each with its time."""
 
-    def __init__(self, path, run, stream):
-        self.run, self.stream, self.sent, self.acked, self.acks, self.epochs = run, stream, 0, 0, 0, []
+    def __init__(self, path, run, stream, scale=1):
+        self.run, self.stream, self.scale, self.sent, self.acked, self.acks, self.epochs = run, stream, scale, 0, 0, 0, []
         # (seconds of the wall clock, next_offset) of every ack, and (seconds, epoch, next_offset) of every opening.
         self.ack_times, self.openings = [], []
         self._file = open(path, "a", buffering=1, encoding="utf-8")
@@ -70,7 +70,7 @@ class Ledger:
         self._file.close()
 
     def record(self, seq):
-        return record(self.run, self.stream, seq)
+        return record(self.run, self.stream, seq, self.scale)
 
     def ndjson(self, first, count):
         return b"".join(json.dumps(self.record(seq), separators=(",", ":")).encode() + b"\n" for seq in range(first, first + count))

@@ -9,10 +9,13 @@
 //! cut                                      reset every open connection now
 //! lose-reply N any|containing TEXT|kafka API
 //!                                          let the N-th such request through, drop whatever comes back on its connection, and cut it once its reply was there
-//! disarm                                   forget the last one
+//! catch N any|containing TEXT|kafka API    hold the N-th such request, and what follows on its connection, before a byte of it is passed on
+//! release                                  let what was caught through
+//! caught                                   {"caught":"GET /path"}: the first line of what was caught last
+//! disarm                                   forget the last lose-reply or catch that has not come about
 //! delay MS | limit BYTES_PER_SECOND | one-byte on|off     0: not any more
 //! to HOST:PORT                             where further connections go
-//! counts                                   {"accepted":0,"refused":0,"held":0,"cut":0,"unreached":0,"requests":0,"replies_lost":0,"up_bytes":0,"down_bytes":0}
+//! counts                                   {"accepted":0,"refused":0,"held":0,"cut":0,"unreached":0,"requests":0,"replies_lost":0,"caught":0,"answered":0,"up_bytes":0,"down_bytes":0}
 //! ```
 #![allow(dead_code, reason = "the test crate that includes this file has no use for its main, and the program none for what only tests ask")]
 
@@ -36,6 +39,8 @@ use tokio::{
 
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 16 << 10;
+/// As much of a line as is told.
+const LINE_BYTES_MAX: usize = 1 << 10;
 /// Pieces a second of a limited connection.
 const PIECES_PER_SECOND: u64 = 20;
 
@@ -77,6 +82,14 @@ struct Trap {
     wanted: Wanted,
     /// How many more until it shuts.
     left: u64,
+    then: Then,
+}
+
+/// What becomes of a request that a trap shut on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    LoseReply,
+    Hold,
 }
 
 /// What the proxy did since it started.
@@ -96,6 +109,10 @@ pub struct Counts {
     pub requests: u64,
     /// Requests that went through and whose reply did not.
     pub replies_lost: u64,
+    /// Requests that were held until they were released.
+    pub caught: u64,
+    /// Replies that came to requests that had been held.
+    pub answered: u64,
     /// Bytes passed on to the server.
     pub up_bytes: u64,
     /// Bytes passed on to the client.
@@ -104,10 +121,10 @@ pub struct Counts {
 
 impl Counts {
     fn json(self) -> String {
-        let Self { accepted, refused, held, cut, unreached, requests, replies_lost, up_bytes, down_bytes } = self;
+        let Self { accepted, refused, held, cut, unreached, requests, replies_lost, caught, answered, up_bytes, down_bytes } = self;
         format!(
             "{{\"accepted\":{accepted},\"refused\":{refused},\"held\":{held},\"cut\":{cut},\"unreached\":{unreached},\"requests\":{requests},\
-             \"replies_lost\":{replies_lost},\"up_bytes\":{up_bytes},\"down_bytes\":{down_bytes}}}"
+             \"replies_lost\":{replies_lost},\"caught\":{caught},\"answered\":{answered},\"up_bytes\":{up_bytes},\"down_bytes\":{down_bytes}}}"
         )
     }
 }
@@ -126,7 +143,11 @@ struct Shared {
     behaviour: watch::Sender<Behaviour>,
     /// Grows with every cut.
     cuts: watch::Sender<u64>,
+    /// Grows with every release.
+    releases: watch::Sender<u64>,
     trap: Mutex<Option<Trap>>,
+    /// The first line of what was caught last.
+    caught: Mutex<String>,
     counts: watch::Sender<Counts>,
 }
 
@@ -139,7 +160,9 @@ impl Proxy {
             to: Mutex::new(to),
             behaviour: watch::Sender::new(Behaviour { mode: Mode::Pass, delay: Duration::ZERO, bytes_per_second: 0, one_byte: false }),
             cuts: watch::Sender::new(0),
+            releases: watch::Sender::new(0),
             trap: Mutex::default(),
+            caught: Mutex::default(),
             counts: watch::Sender::new(Counts::default()),
         });
         let serving = shared.clone();
@@ -175,7 +198,17 @@ impl Proxy {
 
     /// Lets the `nth` (from 1) request like this through, drops what comes back and cuts the connection once its reply was there.
     pub fn lose_reply(&self, wanted: Wanted, nth: u64) {
-        *locked(&self.shared.trap) = Some(Trap { wanted, left: nth.max(1) });
+        *locked(&self.shared.trap) = Some(Trap { wanted, left: nth.max(1), then: Then::LoseReply });
+    }
+
+    /// Holds the `nth` (from 1) request like this before a byte of the piece that tells it is passed on.
+    pub fn catch(&self, wanted: Wanted, nth: u64) {
+        *locked(&self.shared.trap) = Some(Trap { wanted, left: nth.max(1), then: Then::Hold });
+    }
+
+    /// Lets what was caught through.
+    pub fn release(&self) {
+        self.shared.releases.send_modify(|releases| *releases += 1);
     }
 
     /// Forgets a trap that has not shut.
@@ -228,12 +261,12 @@ struct Talk {
     tail: Vec<u8>,
     requests: Frames<8>,
     replies: Frames<4>,
-    caught: Option<Caught>,
+    caught: Option<(Reply, Then)>,
 }
 
-/// A request whose reply is to be lost.
+/// How the reply to a caught request is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Caught {
+enum Reply {
     /// The next bytes from the server are the reply.
     Next,
     /// The Kafka reply with this correlation id is.
@@ -331,7 +364,14 @@ impl Shared {
                 return Ok(());
             }
             self.hold().await;
-            self.catch(&mut locked(talk), &buffer[..read]);
+            let mut releases = self.releases.subscribe();
+            if self.catch(&mut locked(talk), &buffer[..read]) == Some(Then::Hold) {
+                let line = buffer[..read].split(|byte| *byte == b'\r').next().unwrap_or_default();
+                *locked(&self.caught) = String::from_utf8_lossy(&line[..line.len().min(LINE_BYTES_MAX)]).into_owned();
+                self.count(|counts| counts.caught += 1);
+                // The sender is ours, so it cannot be gone.
+                let _ = releases.changed().await;
+            }
             self.write(&mut to, &buffer[..read], |counts| &mut counts.up_bytes).await?;
         }
     }
@@ -343,27 +383,34 @@ impl Shared {
             let read = from.read(&mut buffer).await?;
             if read == 0 {
                 // The server closed without a word after it had the request: the reply is lost either way.
-                if locked(talk).caught.is_some() {
+                if let Some((_, Then::LoseReply)) = locked(talk).caught {
                     return Err(Broken::ReplyLost);
                 }
                 to.shutdown().await?;
                 return Ok(());
             }
             self.hold().await;
-            let caught = {
+            let (lose, came) = {
                 let mut talk = locked(talk);
                 talk.asking = false;
                 let replies = talk.replies.feed(&buffer[..read]);
-                talk.caught.map(|caught| match caught {
-                    Caught::Next => true,
-                    Caught::Correlation(id) => replies.contains(&id),
-                })
+                let came = talk.caught.filter(|(reply, _)| match reply {
+                    Reply::Next => true,
+                    Reply::Correlation(id) => replies.contains(id),
+                });
+                let lose = talk.caught.is_some_and(|(_, then)| then == Then::LoseReply);
+                if came.is_some() {
+                    talk.caught = None;
+                }
+                (lose, came.is_some())
             };
-            match caught {
-                Some(true) => return Err(Broken::ReplyLost),
-                Some(false) => {}
-                None => self.write(&mut to, &buffer[..read], |counts| &mut counts.down_bytes).await?,
+            match (lose, came) {
+                (true, true) => return Err(Broken::ReplyLost),
+                (true, false) => continue,
+                (false, true) => self.count(|counts| counts.answered += 1),
+                (false, false) => {}
             }
+            self.write(&mut to, &buffer[..read], |counts| &mut counts.down_bytes).await?;
         }
     }
 
@@ -378,41 +425,43 @@ impl Shared {
         let _ = behaviour.wait_for(|behaviour| behaviour.mode != Mode::Hang).await;
     }
 
-    /// Whether the trap shuts on a request that this piece begins or contains.
-    fn catch(&self, talk: &mut Talk, piece: &[u8]) {
+    /// Whether the trap shuts on a request that this piece begins or contains, and what becomes of that.
+    fn catch(&self, talk: &mut Talk, piece: &[u8]) -> Option<Then> {
         let began = !std::mem::replace(&mut talk.asking, true);
         if began {
             self.count(|counts| counts.requests += 1);
         }
         let frames = talk.requests.feed(piece);
         if talk.caught.is_some() {
-            return;
+            return None;
         }
         let mut trap = locked(&self.trap);
         let Some(set) = trap.as_mut() else {
             talk.tail.clear();
-            return;
+            return None;
         };
-        let hits: VecDeque<Caught> = match &set.wanted {
-            Wanted::Any => began.then_some(Caught::Next).into_iter().collect(),
+        let hits: VecDeque<Reply> = match &set.wanted {
+            Wanted::Any => began.then_some(Reply::Next).into_iter().collect(),
             Wanted::Containing(word) => {
                 let joined = [talk.tail.as_slice(), piece].concat();
                 talk.tail = joined[joined.len().saturating_sub(word.len().saturating_sub(1))..].to_vec();
-                joined.windows(word.len().max(1)).any(|window| window == word.as_slice()).then_some(Caught::Next).into_iter().collect()
+                joined.windows(word.len().max(1)).any(|window| window == word.as_slice()).then_some(Reply::Next).into_iter().collect()
             }
             Wanted::Kafka(api) => {
                 let asked = frames.iter().filter(|head| head[..2] == api.to_be_bytes());
-                asked.map(|head| Caught::Correlation(head[4..].try_into().expect("four bytes"))).collect()
+                asked.map(|head| Reply::Correlation(head[4..].try_into().expect("four bytes"))).collect()
             }
         };
         for hit in hits {
             set.left -= 1;
             if set.left == 0 {
-                talk.caught = Some(hit);
+                let then = set.then;
+                talk.caught = Some((hit, then));
                 *trap = None;
-                return;
+                return Some(then);
             }
         }
+        None
     }
 
     async fn write(&self, to: &mut WriteHalf<'_>, bytes: &[u8], counter: fn(&mut Counts) -> &mut u64) -> io::Result<()> {
@@ -456,13 +505,24 @@ impl Proxy {
             ["mode", "hang"] => self.mode(Mode::Hang),
             ["cut"] => self.cut(),
             ["disarm"] => self.disarm(),
-            ["lose-reply", nth, "any"] => self.lose_reply(Wanted::Any, number(nth)?),
-            ["lose-reply", nth, "kafka", api] => {
-                self.lose_reply(Wanted::Kafka(api.parse().map_err(|_| format!("{api:?} is not an API key"))?), number(nth)?);
+            ["release"] => self.release(),
+            ["caught"] => {
+                return Ok(format!(
+                    "{{\"caught\":\"{}\"}}",
+                    locked(&self.shared.caught).replace(|c: char| !matches!(c, ' '..='~') || matches!(c, '"' | '\\'), "?")
+                ));
             }
-            ["lose-reply", nth, "containing", _, ..] => {
-                let (_, text) = line.split_once("containing ").expect("the word is there");
-                self.lose_reply(Wanted::Containing(text.trim_end().as_bytes().to_vec()), number(nth)?);
+            [what @ ("lose-reply" | "catch"), nth, wanted @ ..] => {
+                let wanted = match wanted {
+                    ["any"] => Wanted::Any,
+                    ["kafka", api] => Wanted::Kafka(api.parse().map_err(|_| format!("{api:?} is not an API key"))?),
+                    ["containing", _, ..] => {
+                        let (_, text) = line.split_once("containing ").ok_or("one blank belongs between containing and its text")?;
+                        Wanted::Containing(text.trim_end().as_bytes().to_vec())
+                    }
+                    _ => return Err(format!("{line:?} names no request: any, containing TEXT or kafka API")),
+                };
+                if *what == "catch" { self.catch(wanted, number(nth)?) } else { self.lose_reply(wanted, number(nth)?) }
             }
             ["delay", millis] => self.delay(Duration::from_millis(number(millis)?)),
             ["limit", bytes] => self.limit(number(bytes)?),

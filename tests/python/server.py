@@ -46,7 +46,10 @@ class Server:
         self.log_path = os.path.join(folder, "server.log")
         data = os.path.join(folder, "data")
         self.command = [binary, "serve", "--listen", "127.0.0.1:0", "--data-dir", data, "--insecure-anonymous-admin", *extra]
-        self.environment = shielded()
+        # A file here whose name is a failpoint's ends a server that was built with them (src/delivery/failpoint.rs).
+        self.failpoints = os.path.join(folder, "failpoints")
+        os.makedirs(self.failpoints, exist_ok=True)
+        self.environment = dict(shielded(), FAILPOINTS=self.failpoints)
         self.process = self.channel = self.address = None
         self.start_seconds = []
 
@@ -86,6 +89,13 @@ class Server:
         """kill -9; returns the exit status."""
         self.process.send_signal(signal.SIGKILL)
         return self._ended(10)
+
+    def wait_dead(self, seconds_max):
+        """The exit status of a server that ends by itself; None if it does not in time."""
+        try:
+            return self._ended(seconds_max)
+        except subprocess.TimeoutExpired:
+            return None
 
     def terminate(self, seconds_max):
         """SIGTERM; returns the exit status and how long it took. A server that stays longer is killed and None is returned for the status."""

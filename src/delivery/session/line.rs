@@ -11,7 +11,7 @@ use crate::{
         connector::{Appended, Finish, Mark, Opened, Outcome, SinkWriter, UnitPolicy},
         error::ConnectorError,
     },
-    delivery::{batch::Unit, dead_letters::DeadLetters},
+    delivery::{batch::Unit, dead_letters::DeadLetters, failpoint},
     problem::Problem,
     record::Batch,
 };
@@ -144,7 +144,7 @@ impl Line {
     /// Begins to commit, within `span`; only while it is free. The writer stays free.
     pub(super) fn commit(&mut self, unit: Unit, span: Span) {
         let Some((open, mut writer)) = self.take() else { return };
-        let settlement = writer.commit(unit.mark);
+        let settlement = failpoint::while_pending(writer.commit(unit.mark));
         open.commits.push_back(async move { (unit, settlement.await) }.instrument(span).boxed());
         open.hand = Hand::Free(writer);
     }
