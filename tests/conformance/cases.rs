@@ -2,6 +2,8 @@
 
 mod configuration;
 mod failures;
+mod forms;
+mod partitions;
 mod progress;
 mod records;
 
@@ -39,6 +41,9 @@ cases! {
     records::poison_to_a_dead_letter_sink;
     records::record_too_large, unless_declined;
     records::template_field_missing, unless_declined;
+    partitions::partitions_by_value, unless_declined;
+    partitions::partitions_counted_by_manifest, unless_declined;
+    forms::forms_read_by_strangers, unless_declined;
     progress::mark_moves_with_data;
     progress::unknown_outcome_reread, unless_declined;
     progress::zombie_fenced;

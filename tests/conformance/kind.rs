@@ -62,6 +62,16 @@ pub struct SinkSpec {
     pub credential: Option<CredentialSpec>,
 }
 
+impl SinkSpec {
+    /// The same with these options, in place of those that it has of their names.
+    #[must_use]
+    pub fn with(mut self, options: Vec<(String, String)>) -> Self {
+        self.options.retain(|(name, _)| options.iter().all(|(new, _)| new != name));
+        self.options.extend(options);
+        self
+    }
+}
+
 /// How a credential is made.
 #[derive(Debug, Clone)]
 pub struct CredentialSpec {
@@ -69,6 +79,9 @@ pub struct CredentialSpec {
     pub identity: String,
     pub secret: String,
 }
+
+/// Options that make a form of objects, and a sink of them.
+pub type Form = Vec<(String, String)>;
 
 /// A record as a stranger finds it.
 #[derive(Debug, Clone, PartialEq)]
@@ -175,6 +188,16 @@ pub trait Target: Send + Sync {
 
     /// Options that place records by the field `region`, and a record that lacks it.
     fn template(&self) -> (Vec<(String, String)>, String) {
+        unreachable!("this kind declines it")
+    }
+
+    /// The forms that records can be written in, each by its options.
+    fn forms(&self) -> Vec<Form> {
+        unreachable!("this kind declines it")
+    }
+
+    /// How many pieces of output are there that no reader counts.
+    async fn unnamed(&self) -> usize {
         unreachable!("this kind declines it")
     }
 }

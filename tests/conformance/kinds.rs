@@ -19,7 +19,7 @@ pub fn chosen() -> Vec<Arc<dyn Kind>> {
     let words: Vec<&str> = choice.split(',').map(str::trim).filter(|word| !word.is_empty()).collect();
     let (mut chosen, mut known) = (Vec::new(), Vec::new());
     for kind in all() {
-        // One word may stand for several: memory for both families, kafka for both guarantees.
+        // One word may stand for several: memory for both families, kafka for both guarantees, s3 with and without partitions.
         let wanted = words.iter().any(|word| *word == "all" || kind.name() == *word || kind.name().split('-').next() == Some(word));
         known.push(kind.name());
         if wanted {
@@ -42,7 +42,10 @@ fn all() -> Vec<Arc<dyn Kind>> {
         Arc::new(kafka::Kafka { exactly_once: false }),
         Arc::new(kafka::Kafka { exactly_once: true }),
         Arc::new(objects::S3),
-        Arc::new(objects::Gcs),
-        Arc::new(objects::Azure),
+        Arc::new(objects::S3_PARTITIONED),
+        Arc::new(objects::GCS),
+        Arc::new(objects::GCS_PARTITIONED),
+        Arc::new(objects::AZURE),
+        Arc::new(objects::AZURE_PARTITIONED),
     ]
 }

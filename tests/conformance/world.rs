@@ -19,6 +19,9 @@ use crate::{
 /// The sink of every case.
 pub const SINK: &str = "default.sink";
 
+/// What records have in the field `region`, in turns; some of it is hard to make a place of.
+pub const REGIONS: [&str; 4] = ["eu", "b/../c", "", "100% ü"];
+
 /// A server with a sink onto a fresh destination.
 pub struct World {
     pub promises: Promises,
@@ -123,7 +126,12 @@ impl Sent {
     /// One of them. What is hard to carry is in it: quotes, what is not ASCII, a line's end.
     pub fn line(&mut self, n: u64) -> String {
         let pad = format!("{n} \"ü\" \\ \n☃ {}", "x".repeat(usize::try_from(n % 40).expect("small")));
-        let record = serde_json::json!({ "n": n, "pad": pad });
+        let region = REGIONS[usize::try_from(n % REGIONS.len() as u64).expect("small")];
+        self.record(n, serde_json::json!({ "n": n, "pad": pad, "region": region }))
+    }
+
+    /// One that a case makes up itself, whose field `n` is its number.
+    pub fn record(&mut self, n: u64, record: Value) -> String {
         let line = record.to_string();
         self.records.insert(n, record);
         line

@@ -152,7 +152,8 @@ impl Caller {
         self.create_table(name, &columns).await;
     }
 
-    async fn create_table(&self, name: &str, columns: &[(&str, ColumnType, bool)]) {
+    /// A table of these columns: their names, types, and whether null is taken.
+    pub async fn create_table(&self, name: &str, columns: &[(&str, ColumnType, bool)]) {
         let columns = columns
             .iter()
             .map(|(name, column_type, nullable)| Column { name: (*name).to_owned(), r#type: (*column_type).into(), nullable: *nullable, ..Column::default() })

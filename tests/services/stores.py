@@ -1,7 +1,7 @@
 """Why: reads and writes the three object stores by the vendors' own clients, so that what Datasink wrote is judged by strangers. Never retries: a test wants the first answer.
 
 In Python, with the interpreter SERVICES_PYTHON:  store("s3").get("bucket", "key")
-On a command line:  stores.py s3|gcs|azure make-bucket B | open B (s3) | put B K FILE | create B K FILE | get B K | list B [PREFIX] | delete B K | uploads B
+On a command line:  stores.py s3|gcs|azure make-bucket B | open B (s3) | put B K FILE | create B K FILE | get B K | list B [PREFIX] | delete B K | uploads B | encryption B K (s3)
 """
 
 import os
@@ -57,6 +57,11 @@ class S3:
 
     def delete(self, bucket, key):
         self.client.delete_object(Bucket=bucket, Key=key)
+
+    def encryption(self, bucket, key):
+        """How the store says that it encrypts an object, and its key there."""
+        told = self.client.head_object(Bucket=bucket, Key=key)
+        return told.get("ServerSideEncryption", "none"), told.get("SSEKMSKeyId", "")
 
     def uploads(self, bucket, prefix=""):
         """Keys of multipart uploads that were begun and neither completed nor aborted. MinIO lists them only by the whole key as prefix."""
@@ -163,6 +168,8 @@ def main(name, verb, bucket, *words):
             print(f"{size}\t{key}")
     elif verb == "delete":
         one.delete(bucket, words[0])
+    elif verb == "encryption":
+        print(*one.encryption(bucket, words[0]))
     elif verb == "uploads":
         print(*one.uploads(bucket, *words), sep="\n")
     else:

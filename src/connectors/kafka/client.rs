@@ -137,8 +137,6 @@ fn broker_of(name: &str) -> Option<Broker> {
     Some(Broker { host, port: port.parse().ok()? })
 }
 
-const NOT_ACCEPTED: &str = "the broker does not accept our certificate, or wants one";
-
 /// What is wrong with TLS, as far as the library's own words tell.
 fn tls_hint(reason: &str) -> &'static str {
     let reason = reason.to_ascii_lowercase();
@@ -146,7 +144,9 @@ fn tls_hint(reason: &str) -> &'static str {
     match () {
         () if says(&["hostname mismatch", "ip address mismatch"]) => "the broker's certificate is for another host",
         () if says(&["has expired", "not yet valid"]) => "the broker's certificate is not valid now",
-        () if says(&["self-signed", "self signed", "unable to get"]) => "the broker's certificate comes from no trusted authority",
+        () if says(&["self-signed", "self signed", "unable to get local issuer", "unable to get issuer"]) => {
+            "the broker's certificate comes from no trusted authority"
+        }
         () if says(&["certificate verify failed"]) => "the broker's certificate is for another host, or comes from no trusted authority",
         () if says(&["certificate required", "bad certificate", "alert certificate", "handshake failure"]) => {
             "the broker does not accept our certificate, or wants one"
@@ -182,8 +182,8 @@ impl ClientContext for Context {
         let mut troubles = locked(&self.0.troubles);
         match code {
             Code::SSL => troubles.tls = Some(tls_hint(reason)),
-            // A broker refuses our certificate only after the handshake, and closes the connection.
-            Code::BrokerTransportFailure if tls_hint(reason) == NOT_ACCEPTED => troubles.tls = Some(NOT_ACCEPTED),
+            // A handshake that fails in its first step is reported like this, and a broker refuses our certificate only after the handshake, and closes the connection.
+            Code::BrokerTransportFailure if !tls_hint(reason).is_empty() => troubles.tls = Some(tls_hint(reason)),
             Code::Resolve => troubles.unresolved = true,
             Code::AllBrokersDown => troubles.down = true,
             _ if failure::meaning(code).0 == Kind::Unauthenticated => troubles.unauthenticated = Some(code),
@@ -415,6 +415,28 @@ mod tests {
         let alert = "ssl://b:9092/bootstrap: Receive failed: error:0A000416:SSL routines::ssl/tls alert certificate unknown: SSL alert number 46";
         context.error(KafkaError::Global(Code::BrokerTransportFailure), alert);
         assert_eq!(ears.verdict("kafka://b/t", "try", true).map(|error| error.kind), Some(Kind::Tls));
+    }
+
+    /// The words of librdkafka where the handshake failed in its first step; the report with the code of TLS may come much later, or never.
+    #[test]
+    fn a_handshake_that_failed_is_told_whichever_way_it_is_reported() {
+        let reported = |reason: &str| {
+            let ears = Ears::new(Arc::new(crate::connectors::kafka::tests::no_security()));
+            let context = Context(ears.clone());
+            context.error(KafkaError::Global(Code::BrokerTransportFailure), reason);
+            context.error(KafkaError::Global(Code::AllBrokersDown), "1/1 brokers are down");
+            ears.verdict("kafka://b/t", "try", true).map(|error| (error.kind, error.message.contains("another host")))
+        };
+        let state = "(after 3ms in state SSL_HANDSHAKE)";
+        let verify = format!("sasl_ssl://b:9092/bootstrap: error:0A000086:SSL routines::certificate verify failed {state}");
+        assert_eq!(reported(&verify), Some((Kind::Tls, true)));
+        for broken in [
+            "Disconnected: connection closed by peer",
+            "error:0A000126:SSL routines::unexpected eof while reading",
+            "Connect to b failed: unable to get status from socket 7",
+        ] {
+            assert_eq!(reported(&format!("sasl_ssl://b:9092/bootstrap: {broken} {state}")), Some((Kind::Unreachable, false)), "{broken}");
+        }
     }
 
     #[test]

@@ -393,6 +393,47 @@ async fn minio_keeps_the_laws_for_every_credential() {
     laws_of_a_bucket(&closed).await;
 }
 
+/// What boto3 is told of an object: how the store encrypts it, and with which key.
+async fn head_by_a_stranger(bucket: &str, key: &str) -> (String, String) {
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/services/stores.py");
+    let python = server("SERVICES_PYTHON").expect("set beside");
+    let told = tokio::process::Command::new(python).arg("-B").arg(script).args(["s3", "encryption", bucket, key]).output().await.expect("it runs");
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let text = String::from_utf8(told.stdout).expect("text");
+    let (algorithm, key) = text.trim_end_matches('\n').split_once(' ').expect("two words");
+    (algorithm.to_owned(), key.to_owned())
+}
+
+#[tokio::test]
+async fn minio_encrypts_as_the_options_say_and_a_stranger_sees_it() {
+    let (Some(minio), Some(kms_key)) = (Minio::new(), server("S3_KMS_KEY")) else { return };
+    let flows: [(&[(&str, &str)], &str, &str); 4] = [
+        (&[], "none", ""),
+        (&[("s3_encryption_type", "AES256")], "AES256", ""),
+        (&[("s3_kms_key_id", &kms_key)], "aws:kms", &kms_key),
+        (&[("s3_encryption_type", "aws:kms"), ("s3_kms_key_id", &kms_key)], "aws:kms", &kms_key),
+    ];
+    for (given, algorithm, key) in flows {
+        let name = minio.new_bucket().await;
+        let bucket = minio.open(&name, minio.address, given, &minio.cx()).await;
+        laws_of_a_bucket(&bucket).await;
+        put(&bucket).await.expect("written");
+        let parts = Path::from("parts");
+        let id = bucket.parts.create_multipart(&parts).await.expect("begun");
+        let part = bucket.parts.put_part(&parts, &id, 0, PutPayload::from_static(b"x")).await.expect("sent");
+        bucket.parts.complete_multipart(&parts, &id, vec![part]).await.expect("completed");
+        for object in ["k", "parts"] {
+            let (told_algorithm, told_key) = head_by_a_stranger(&name, object).await;
+            assert!(told_algorithm == algorithm && told_key.ends_with(key), "{given:?}: {object} is encrypted with {told_algorithm} {told_key}");
+            let body = bucket.store.get(&Path::from(object)).await.expect("it is there").bytes().await.expect("read");
+            assert_eq!(body.as_ref(), b"x");
+        }
+    }
+    let unknown = minio.open(&minio.new_bucket().await, minio.address, &[("s3_kms_key_id", "no-such-key")], &minio.cx()).await;
+    let fault = put(&unknown).await.expect_err("no such key");
+    assert!(fault.class == ErrorClass::Configuration && fault.retry == Retry::Never, "{fault:?}");
+}
+
 #[tokio::test]
 async fn minio_is_addressed_by_host_name() {
     let Some(minio) = Minio::new() else { return };

@@ -140,10 +140,7 @@ pub async fn record_too_large(kind: &dyn Kind) {
 pub async fn template_field_missing(kind: &dyn Kind) {
     let world = World::bare(kind).await;
     let (options, record) = world.target.template();
-    let mut spec = world.target.sink();
-    spec.options.retain(|(name, _)| options.iter().all(|(new, _)| new != name));
-    spec.options.extend(options);
-    match create_sink(&world.admin(), SINK, &spec).await {
+    match create_sink(&world.admin(), SINK, &world.target.sink().with(options)).await {
         Ok(()) => stops_at_a_place(&world, &record).await,
         // A build that cannot place records by what they hold says so before anything is written.
         Err(status) => {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use datasink::api::pb::DeliveryGuarantee;
+use datasink::api::pb::{ColumnType, DeliveryGuarantee};
 
 use crate::{
     kind::{Fence, Kind, Promises, Seen, SinkSpec, Target},
@@ -16,6 +16,9 @@ pub struct Local;
 const NO_LINE: &str = "the table is in the server's own process: there is no line that could fail";
 const DECLINES: &[(&str, &str)] = &[
     ("template_field_missing", "rows are not placed by a field"),
+    ("partitions_by_value", "rows are not placed by a field"),
+    ("partitions_counted_by_manifest", "rows are not placed by a field"),
+    ("forms_read_by_strangers", "rows have no form"),
     ("unknown_outcome_reread", NO_LINE),
     ("unreachable_backs_off_and_heals", NO_LINE),
     ("cut_in_the_middle_of_a_unit", NO_LINE),
@@ -59,7 +62,8 @@ impl Target for LocalTarget {
         if self.letters {
             admin.dead_letter_table(self.table).await;
         } else {
-            admin.table(self.table).await;
+            let text = |name| (name, ColumnType::String, true);
+            admin.create_table(self.table, &[("n", ColumnType::Int64, false), text("pad"), text("region")]).await;
         }
     }
 

@@ -41,6 +41,9 @@ impl Memory {
 
 const DECLINES: &[(&str, &str)] = &[
     ("template_field_missing", "records have no place in memory"),
+    ("partitions_by_value", "records have no place in memory"),
+    ("partitions_counted_by_manifest", "records have no place in memory"),
+    ("forms_read_by_strangers", "records have no form in memory"),
     ("cut_in_the_middle_of_a_unit", "there is no line to cut"),
     ("wrong_credential_never_retried", "it asks for no credential"),
     ("rotated_credential_taken_up", "it asks for no credential"),

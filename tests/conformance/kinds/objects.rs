@@ -1,6 +1,9 @@
 //! Why: the three object stores under test: a bucket of its own a trial, behind the fault proxy, read by the vendor's own client. Never knows how objects are named.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, Ordering},
+};
 
 use async_trait::async_trait;
 use datasink::api::pb::{CredentialType, DeliveryGuarantee};
@@ -8,7 +11,7 @@ use tokio::process::Command;
 
 use crate::{
     foreign,
-    kind::{CredentialSpec, Fence, Kind, Promises, Seen, SinkSpec, Target},
+    kind::{CredentialSpec, Fence, Form, Kind, Promises, Seen, SinkSpec, Target},
     proxy::{Mode, Proxy, Wanted},
     support::Caller,
 };
@@ -18,74 +21,74 @@ const SLOW_BYTES_PER_SECOND: u64 = 20_000;
 /// More than what is said before an object, and less than the object.
 const HALF_BYTES: u64 = 30_000;
 
+/// Objects in the buckets of one store.
+pub struct Objects {
+    store: Store,
+    /// Whether records say by their field `region` where they lie; then what counts is what manifests name.
+    partitioned: bool,
+}
+
 /// Amazon S3, as MinIO speaks it.
-pub struct S3;
+pub const S3: Objects = Objects { store: Store::S3, partitioned: false };
 /// Google Cloud Storage: fake-gcs-server behind a front for the XML interface. What the front does itself (copies, parts) is the front's.
-pub struct Gcs;
+pub const GCS: Objects = Objects { store: Store::Gcs, partitioned: false };
 /// Azure Blob Storage, as Azurite speaks it.
-pub struct Azure;
+pub const AZURE: Objects = Objects { store: Store::Azure, partitioned: false };
+/// The same with objects placed by what records hold.
+pub const S3_PARTITIONED: Objects = Objects { store: Store::S3, partitioned: true };
+/// See [`S3_PARTITIONED`].
+pub const GCS_PARTITIONED: Objects = Objects { store: Store::Gcs, partitioned: true };
+/// See [`S3_PARTITIONED`].
+pub const AZURE_PARTITIONED: Objects = Objects { store: Store::Azure, partitioned: true };
 
-const ONE_KEY: &str = "the local server knows one key, so none can follow it";
-const DECLINES_ONE_KEY: &[(&str, &str)] = &[("rotated_credential_taken_up", ONE_KEY)];
+/// The template of the partitioned kinds. Its beginning, with the stream's name, is where manifests are.
+const TEMPLATE: &str = "by/{stream}/region={field:region}";
+/// Regions of the records of every case, each of which becomes an object of each unit.
+const REGIONS: u64 = crate::world::REGIONS.len() as u64;
 
-fn promises(declines: &'static [(&'static str, &'static str)]) -> Promises {
-    Promises { guarantee: DeliveryGuarantee::ExactlyOnce, mark_kept: true, fence: Fence::Names, copies_after_crash: false, declines }
-}
+const ONE_KEY: (&str, &str) = ("rotated_credential_taken_up", "the local server knows one key, so none can follow it");
+const ONE_PATH_BY_VALUE: (&str, &str) = ("partitions_by_value", "its template has no field; the partitioned kinds have");
+const ONE_PATH_BY_MANIFEST: (&str, &str) = ("partitions_counted_by_manifest", "its template has no field; the partitioned kinds have");
+const ONE_OBJECT: (&str, &str) = ("on_finish", "such a stream is one object, so a template with fields is refused at open");
+const FORMS_ONCE: (&str, &str) = ("forms_read_by_strangers", "no store has a say in the bytes of an object: s3 shows them");
 
-#[async_trait]
-impl Kind for S3 {
-    fn name(&self) -> &'static str {
-        "s3"
-    }
-
-    fn promises(&self) -> Promises {
-        promises(DECLINES_ONE_KEY)
-    }
-
-    fn missing(&self) -> Option<String> {
-        foreign::lacking(&["S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "SERVICES_PYTHON"])
-    }
-
-    async fn target(&self) -> Arc<dyn Target> {
-        Arc::new(Bucket::start(Store::S3).await)
-    }
-}
-
-#[async_trait]
-impl Kind for Gcs {
-    fn name(&self) -> &'static str {
-        "gcs"
-    }
-
-    fn promises(&self) -> Promises {
-        promises(DECLINES_ONE_KEY)
-    }
-
-    fn missing(&self) -> Option<String> {
-        foreign::lacking(&["GCS_ENDPOINT", "GCS_JSON_ENDPOINT", "GCS_SERVICE_ACCOUNT", "SERVICES_PYTHON"])
-    }
-
-    async fn target(&self) -> Arc<dyn Target> {
-        Arc::new(Bucket::start(Store::Gcs).await)
+impl Objects {
+    fn declines(&self) -> &'static [(&'static str, &'static str)] {
+        match (self.store, self.partitioned) {
+            (Store::S3, false) => &[ONE_KEY, ONE_PATH_BY_VALUE, ONE_PATH_BY_MANIFEST],
+            (Store::Gcs, false) => &[ONE_KEY, ONE_PATH_BY_VALUE, ONE_PATH_BY_MANIFEST, FORMS_ONCE],
+            (Store::Azure, false) => &[ONE_PATH_BY_VALUE, ONE_PATH_BY_MANIFEST, FORMS_ONCE],
+            (Store::S3 | Store::Gcs, true) => &[ONE_KEY, ONE_OBJECT, FORMS_ONCE],
+            (Store::Azure, true) => &[ONE_OBJECT, FORMS_ONCE],
+        }
     }
 }
 
 #[async_trait]
-impl Kind for Azure {
+impl Kind for Objects {
     fn name(&self) -> &'static str {
-        "azure"
+        match (self.store, self.partitioned) {
+            (store, false) => store.name(),
+            (Store::S3, true) => "s3-partitioned",
+            (Store::Gcs, true) => "gcs-partitioned",
+            (Store::Azure, true) => "azure-partitioned",
+        }
     }
 
     fn promises(&self) -> Promises {
-        promises(&[])
+        Promises { guarantee: DeliveryGuarantee::ExactlyOnce, mark_kept: true, fence: Fence::Names, copies_after_crash: false, declines: self.declines() }
     }
 
     fn missing(&self) -> Option<String> {
-        foreign::lacking(&["AZURE_ENDPOINT", "AZURE_ACCOUNT", "AZURE_KEY", "AZURE_KEY_2", "SERVICES_PYTHON"])
+        foreign::lacking(match self.store {
+            Store::S3 => &["S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY", "SERVICES_PYTHON"],
+            Store::Gcs => &["GCS_ENDPOINT", "GCS_JSON_ENDPOINT", "GCS_SERVICE_ACCOUNT", "SERVICES_PYTHON"],
+            Store::Azure => &["AZURE_ENDPOINT", "AZURE_ACCOUNT", "AZURE_KEY", "AZURE_KEY_2", "SERVICES_PYTHON"],
+        })
     }
 
     async fn target(&self) -> Arc<dyn Target> {
-        Arc::new(Bucket::start(Store::Azure).await)
+        Arc::new(Bucket::start(self.store, self.partitioned).await)
     }
 }
 
@@ -171,17 +174,21 @@ fn another_key() -> String {
 
 struct Bucket {
     store: Store,
+    partitioned: bool,
     name: String,
     proxy: Proxy,
     up_bytes: Mutex<u64>,
+    /// Replies that were to be lost so far.
+    traps: AtomicU64,
 }
 
 impl Bucket {
-    async fn start(store: Store) -> Self {
+    async fn start(store: Store, partitioned: bool) -> Self {
         // The front asks for a token only for buckets that are called so.
         let name = format!("private-{}", uuid::Uuid::new_v4().simple());
         foreign::run(Command::new(foreign::file("tests/services/make-bucket")).args([store.name(), &name]), "").await;
-        Self { store, name, proxy: Proxy::before(store.address()).await.unwrap(), up_bytes: Mutex::default() }
+        let proxy = Proxy::before(store.address()).await.unwrap();
+        Self { store, partitioned, name, proxy, up_bytes: Mutex::default(), traps: AtomicU64::new(0) }
     }
 
     async fn reader(&self, words: &[&str]) -> String {
@@ -201,6 +208,9 @@ impl Target for Bucket {
             ("max_object_age", "1".to_owned()),
             ("max_object_idle", "0".to_owned()),
         ]);
+        if self.partitioned {
+            options.push(("path_template", TEMPLATE.to_owned()));
+        }
         SinkSpec {
             destination: format!("{}://{}", self.store.name(), self.proxy.address),
             options: options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
@@ -209,7 +219,7 @@ impl Target for Bucket {
     }
 
     async fn read(&self, _: &Caller) -> Vec<Seen> {
-        let lines = self.reader(&[]).await;
+        let lines = self.reader(if self.partitioned { &["named"] } else { &[] }).await;
         let seen = |line: &str| {
             let found: serde_json::Value = serde_json::from_str(line).expect("JSON");
             Seen { place: found["place"].as_str().expect("a folder").to_owned(), record: found["record"].clone() }
@@ -223,11 +233,15 @@ impl Target for Bucket {
     }
 
     async fn letters(&self) -> Arc<dyn Target> {
-        Arc::new(Self::start(self.store).await)
+        // Letters are of one form, whatever the records were: they have no region.
+        Arc::new(Self::start(self.store, false).await)
     }
 
     async fn lose_reply(&self) {
-        self.proxy.lose_reply(Wanted::Containing(b"PUT /".to_vec()), 1);
+        // Of a partitioned unit, in turns: of its manifest, which comes after an object a region, and of its first object.
+        let turn = self.traps.fetch_add(1, Ordering::Relaxed);
+        let nth = if self.partitioned && turn.is_multiple_of(2) { REGIONS + 1 } else { 1 };
+        self.proxy.lose_reply(Wanted::Containing(b"PUT /".to_vec()), nth);
     }
 
     fn replies_lost(&self) -> u64 {
@@ -257,7 +271,7 @@ impl Target for Bucket {
 
     /// A lifecycle rule, or somebody, removed the last object.
     async fn go_back(&self, _: &str, _: u64) {
-        self.reader(&["delete", "1"]).await;
+        self.reader(&[if self.partitioned { "delete-manifests" } else { "delete" }, "1"]).await;
     }
 
     fn wrong_credential(&self) -> CredentialSpec {
@@ -284,5 +298,23 @@ impl Target for Bucket {
 
     fn template(&self) -> (Vec<(String, String)>, String) {
         (vec![("path_template".to_owned(), "{stream}/{field:region}".to_owned())], r#"{"n":10,"pad":"no region"}"#.to_owned())
+    }
+
+    fn forms(&self) -> Vec<Form> {
+        let form = |format: &&str, compression: &&str| -> Form {
+            vec![("file_format".to_owned(), (*format).to_owned()), ("file_compression".to_owned(), (*compression).to_owned())]
+        };
+        if self.partitioned {
+            // One that is text, one of columns, one of rows; the rest is of the bytes, not of the places.
+            return ["ndjson", "parquet", "avro"].iter().map(|format| form(format, &"none")).collect();
+        }
+        let all = ["none", "gzip", "zstd", "snappy"];
+        let mut forms: Vec<Form> = ["ndjson", "csv", "parquet", "avro"].iter().flat_map(|format| all.iter().map(move |word| form(format, word))).collect();
+        forms.extend(["none", "zstd"].iter().map(|word| form(&"arrow", word)));
+        forms
+    }
+
+    async fn unnamed(&self) -> usize {
+        self.reader(&["unnamed"]).await.lines().count()
     }
 }

@@ -31,6 +31,9 @@ pub struct Webhook;
 
 const DECLINES: &[(&str, &str)] = &[
     ("template_field_missing", "requests are not placed by a field"),
+    ("partitions_by_value", "requests are not placed by a field"),
+    ("partitions_counted_by_manifest", "requests are not placed by a field"),
+    ("forms_read_by_strangers", "a request has the form that the receiver is promised"),
     ("went_back_detected", "the receiver keeps no mark that could go back"),
     ("on_finish", "a request cannot be taken back"),
 ];
