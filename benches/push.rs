@@ -12,9 +12,8 @@ mod load;
 mod product;
 
 use std::{
-    io::{BufRead, BufReader, Write},
     path::Path,
-    process::{Command, Stdio},
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,7 +33,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::{
     figures::{Spread, pair, row},
     load::{Load, NO_WINDOW, channel, record, run, schema},
-    product::{resident, server, sink},
+    product::{Process, server, sink},
 };
 
 const RUNS: usize = 7;
@@ -219,19 +218,11 @@ fn wrk(script: &Path, url: &str) -> f64 {
 async fn idle_streams() {
     const STREAMS: usize = 1_000;
     let dir = tempfile::tempdir().expect("a folder");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_datasink"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--insecure-anonymous-admin", "--drain-delay", "0s", "--log", "warn", "--data-dir"])
-        .arg(dir.path().join("data"))
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the server starts");
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("the ready line");
-    let ready: serde_json::Value = serde_json::from_str(&line).expect("one line of JSON");
-    let address = ready["listening"].as_str().expect("an address").to_owned();
+    let ours = Process::start(dir.path(), &[]);
+    let address = ours.address.clone();
     table(&address, "default.t").await;
     sink(&address, "default.table", "table://default.t", &[]).await;
-    let before = resident(child.id());
+    let before = ours.resident();
     let mut open = Vec::new();
     for number in 0..STREAMS {
         if number % 100 == 0 {
@@ -247,10 +238,7 @@ async fn idle_streams() {
         streams.push((frames, answers));
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let after = resident(child.id());
+    let after = ours.resident();
     println!("\nMemory of {STREAMS} idle streams (10 connections, one local table)");
     println!("  {before} KiB before, {after} KiB with them: {:.1} KiB a stream", (after - before) as f64 / STREAMS as f64);
-    std::io::stdout().flush().expect("standard output");
-    child.kill().expect("the server ends");
-    child.wait().expect("the server ended");
 }

@@ -8,7 +8,6 @@ mod load;
 mod product;
 
 use std::{
-    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
@@ -30,7 +29,7 @@ use rdkafka::{
 use crate::{
     figures::{Spread, pair, row},
     load::{Load, Measured, NO_WINDOW, channel, record, run, schema},
-    product::{resident, server, server_with, sink},
+    product::{Process, server, server_with, sink},
 };
 
 const RUNS: usize = 5;
@@ -316,32 +315,12 @@ async fn plain_puts(s3: &S3, run: usize, batches: u64) -> f64 {
 /// What a server holds while its target hangs and its sender does not stop.
 async fn hanging(s3: &S3) {
     let dir = tempfile::tempdir().expect("a folder");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_datasink"))
-        .args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--insecure-anonymous-admin",
-            "--drain-delay",
-            "0s",
-            "--log",
-            "error",
-            "--egress-allow",
-            "127.0.0.0/8",
-            "--data-dir",
-        ])
-        .arg(dir.path().join("data"))
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the server starts");
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("the ready line");
-    let ready: serde_json::Value = serde_json::from_str(&line).expect("one line of JSON");
-    let address = ready["listening"].as_str().expect("an address").to_owned();
+    let ours = Process::start(dir.path(), &["--egress-allow", "127.0.0.0/8"]);
+    let address = ours.address.clone();
     credential(&address, "default.s3_login", CredentialType::AwsAccessKey, &s3.key, &s3.secret).await;
     s3.sink(&address, "default.s3", "bench-ours", &[("wait_timeout", "120")]).await;
     push(&address, "default.s3", "warm".to_owned(), 400, 200).await;
-    let before = resident(child.id());
+    let before = ours.resident();
     service("ctl", &["s3", "pause"]);
     let sender = {
         let address = address.clone();
@@ -351,12 +330,10 @@ async fn hanging(s3: &S3) {
     let mut most = before;
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        most = most.max(resident(child.id()));
+        most = most.max(ours.resident());
     }
     sender.abort();
     service("ctl", &["s3", "resume"]);
     println!("\nMemory while S3 hangs for ten seconds and a sender has 800 MB for it");
     println!("  {before} KiB before, {most} KiB at most");
-    child.kill().expect("the server ends");
-    child.wait().expect("the server ended");
 }

@@ -1,6 +1,11 @@
 //! Why: what every bench of sinks needs of the product: a server, credentials and sinks made through its interface, and what a process holds. Never a shortcut past the interface.
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::HashMap,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
 
 use datasink::{
     api::pb::{CreateDataSinkRequest, data_sink_service_client::DataSinkServiceClient},
@@ -37,9 +42,39 @@ pub async fn sink(address: &str, name: &str, destination: &str, options: &[(&str
     DataSinkServiceClient::new(channel(address).await).create_data_sink(request).await.expect("the sink is made");
 }
 
-/// Resident memory of a process in KiB.
-pub fn resident(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("the process lives");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
-    line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
+/// A server in a process of its own, whose memory is nobody else's; killed when it is dropped.
+pub struct Process {
+    child: Child,
+    pub address: String,
+}
+
+impl Process {
+    /// Starts it with more flags than every bench's.
+    pub fn start(dir: &Path, more: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_datasink"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--insecure-anonymous-admin", "--drain-delay", "0s", "--log", "error", "--data-dir"])
+            .arg(dir.join("data"))
+            .args(more)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the server starts");
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("the ready line");
+        let ready: serde_json::Value = serde_json::from_str(&line).expect("one line of JSON");
+        Self { child, address: ready["listening"].as_str().expect("an address").to_owned() }
+    }
+
+    /// Resident memory in KiB.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the process lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
+        line.trim().trim_end_matches(" kB").trim().parse().expect("a number")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.child.kill().expect("the server ends");
+        self.child.wait().expect("the server ended");
+    }
 }
