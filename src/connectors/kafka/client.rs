@@ -36,6 +36,8 @@ use crate::connectors::{
 
 /// How long the first question for metadata may take before the ears are asked whether it makes sense to wait; each further one may take twice as long.
 const ASK_FIRST: Duration = Duration::from_millis(250);
+/// How long the first client waits before it connects again where it was refused.
+const SCOUT_RECONNECT_MS: &str = "1000";
 /// How long reports are listened to at a time.
 const EVENTS_WAIT: Duration = Duration::from_millis(10);
 /// The most reports that are listened to at a time.
@@ -341,6 +343,9 @@ pub(super) fn scout(target: &Target, config: &ClientConfig, ears: &Arc<Ears>, li
         .clone()
         .set("allow.auto.create.topics", "false")
         .set("fetch.wait.max.ms", "10")
+        // What a broker refuses once it refuses again: accounts are locked for less than a dozen attempts in a second.
+        .set("reconnect.backoff.ms", SCOUT_RECONNECT_MS)
+        .set("metadata.recovery.strategy", "none")
         .create_with_context(Context(ears.clone()))
         .map_err(|fault| not_made(shown, ears, &fault))?;
     let (mut patience, news_until) = (ASK_FIRST, Instant::now() + NEWS_WAIT);
