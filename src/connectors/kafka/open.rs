@@ -187,6 +187,8 @@ pub(super) struct Transactional {
     pub(super) producer: Producer,
     /// Joins nothing: it reads the mark.
     reader: BaseConsumer<Context>,
+    /// Settings of a client that asks where partitions end, whatever transactions of others are open there.
+    ends: ClientConfig,
     pub(super) group: ConsumerGroupMetadata,
 }
 
@@ -212,7 +214,9 @@ impl Transactional {
         let reader: BaseConsumer<Context> =
             settings.create_with_context(Context(ears.clone())).map_err(|fault| client::not_made(&target.shown, ears, &fault))?;
         let group = reader.group_metadata().ok_or_else(|| ConnectorError::new(Kind::Internal, "the Kafka client has no group"))?;
-        Ok(Self { producer, reader, group })
+        let mut ends = config.clone();
+        ends.set("isolation.level", "read_uncommitted");
+        Ok(Self { producer, reader, ends, group })
     }
 
     /// The stream's mark, if there is one.
@@ -246,10 +250,14 @@ impl Transactional {
     }
 
     /// Whether the topic still has what the last receipts name: below them it went back.
-    fn still_has(&self, target: &Target, ears: &Ears, noted: &Noted, limit: Duration) -> Result<(), ConnectorError> {
+    fn still_has(&self, target: &Target, ears: &Arc<Ears>, noted: &Noted, limit: Duration) -> Result<(), ConnectorError> {
+        // For a reader of committed records a partition seems to end where the first open transaction begins, and markers of the last one may still be on their way.
+        let asking: BaseConsumer<Context> =
+            self.ends.create_with_context(Context(ears.clone())).map_err(|fault| client::not_made(&target.shown, ears, &fault))?;
+        client::listen(&asking, ears);
         for (partition, last) in last_offsets(target, noted) {
             let (_, end) =
-                self.reader.fetch_watermarks(&target.topic, partition, limit).map_err(|fault| explain(target, ears, "ask for the topic's end", &fault))?;
+                asking.fetch_watermarks(&target.topic, partition, limit).map_err(|fault| explain(target, ears, "ask for the topic's end", &fault))?;
             if end <= last {
                 let message = format!(
                     "{}: partition {partition} ends at Kafka offset {end}, but a record was acknowledged at {last}: the topic was made anew or restored; reset the stream if that is right",
@@ -409,7 +417,7 @@ async fn exactly_once(
             None => FoundMark::Missing,
         };
         ears.forget_troubles();
-        let Transactional { producer, group, reader } = transactional;
+        let Transactional { producer, group, reader, ends: _ } = transactional;
         drop(reader);
         let delivery = Delivery { guarantee: Guarantee::ExactlyOnce, basis: format!("{basis}.") };
         Ok(Begun { producer, group: Some(group), mark, seen: kept.map(|kept| kept.epoch), delivery })

@@ -274,31 +274,6 @@ async fn a_record_that_the_topic_refuses_is_named_and_its_transaction_leaves_not
         assert_eq!(opened.mark, if mode == "idempotent" { FoundMark::NotKept } else { FoundMark::Missing });
         assert!(topic.read("read_committed").is_empty());
     }
-    // Compressed it might fit, so the brokers decide: each of these does not, and a batch of many small ones is no reason to refuse any.
-    let noise = |seed: u64| (0..12_000_u64).map(|n| char::from(b'a' + ((n * n * (seed + n)) / 128 % 26) as u8)).collect::<String>();
-    let mut lines: Vec<String> = (0..2_000).map(|n| format!("{{\"k\":{n}}}")).collect();
-    for at in [500, 1_500] {
-        lines[at] = format!("{{\"k\":{at},\"x\":\"{}\"}}", noise(at as u64));
-    }
-    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let sink = topic.sink(&[("kafka_delivery", "exactly_once"), ("kafka_compression", "lz4")]);
-    let compressed = stream();
-    let mut named = Vec::new();
-    let mut kept: Vec<(Offset, &str)> = (0..).zip(lines.iter().copied()).collect();
-    while let Err(refused) = {
-        let mut opened = open(&sink, &compressed, 1, Noted::default()).await;
-        for (offset, line) in &kept {
-            opened.writer.append(&batch(*offset, &[line])).await.expect("room");
-        }
-        opened.writer.commit(at(2_000)).await
-    } {
-        assert!((1..=2).contains(&refused.records.len()) && named.len() < 2, "each refusal names what it refuses: {refused}");
-        named.extend(refused.records.iter().map(|(offset, _)| *offset));
-        kept.retain(|(offset, _)| !named.contains(offset));
-    }
-    named.sort_unstable();
-    assert_eq!(named, [500, 1_500]);
-    assert_eq!(topic.read("read_committed").len(), 1_998);
     let sink = topic.sink(&[("max_message_size", "100")]);
     let mut opened = open(&sink, &stream(), 1, Noted::default()).await;
     let long = format!("{{\"k\":1,\"x\":\"{}\"}}", "x".repeat(100));
