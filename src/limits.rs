@@ -74,6 +74,8 @@ pub const OBJECT_GROUPS_MAX: usize = 256;
 pub const OBJECT_MANIFEST_BYTES_MAX: u64 = 256 << 20;
 /// How long the removal of an incomplete upload may take.
 pub const OBJECT_CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an open stream to Kafka may be idle before its mark is written again: brokers forget a group after a week without a commit, and may be set to less.
+pub const KAFKA_MARK_REFRESH_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 
 /// How long a client may take to send `open`.
 pub const FIRST_FRAME_TIMEOUT: Duration = Duration::from_secs(10);

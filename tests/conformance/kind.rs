@@ -26,6 +26,11 @@ pub trait Kind: Send + Sync {
 
     /// A destination that nobody has written to.
     async fn target(&self) -> Arc<dyn Target>;
+
+    /// One that asks for a credential, where not every one does.
+    async fn guarded_target(&self) -> Arc<dyn Target> {
+        self.target().await
+    }
 }
 
 /// What a kind is held to.
@@ -78,6 +83,8 @@ pub struct CredentialSpec {
     pub credential_type: CredentialType,
     pub identity: String,
     pub secret: String,
+    /// What else its type needs.
+    pub options: Vec<(String, String)>,
 }
 
 /// Options that make a form of objects, and a sink of them.

@@ -40,7 +40,15 @@ impl World {
 
     /// Without the sink.
     pub async fn bare(kind: &dyn Kind) -> Self {
-        let target = kind.target().await;
+        Self::before(kind, kind.target().await).await
+    }
+
+    /// Without the sink, and before a destination that asks for a credential.
+    pub async fn guarded(kind: &dyn Kind) -> Self {
+        Self::before(kind, kind.guarded_target().await).await
+    }
+
+    async fn before(kind: &dyn Kind, target: Arc<dyn Target>) -> Self {
         let left = Left::new(target.rows());
         let server = Server::start(&left).await;
         target.prepare(&server.admin()).await;
@@ -105,6 +113,7 @@ async fn create_credential(admin: &Caller, name: &str, spec: &CredentialSpec) {
         r#type: spec.credential_type.into(),
         identity: spec.identity.clone(),
         secret_source: Some(SecretSource::Secret(spec.secret.clone())),
+        options: spec.options.iter().cloned().collect(),
         or_replace: true,
         ..CreateCredentialRequest::default()
     };

@@ -36,13 +36,15 @@ use crate::connectors::{
 
 /// How long the first question for metadata may take before the ears are asked whether it makes sense to wait; each further one may take twice as long.
 const ASK_FIRST: Duration = Duration::from_millis(250);
+/// How long the first client waits before it connects again where it was refused.
+const SCOUT_RECONNECT_MS: &str = "1000";
 /// How long reports are listened to at a time.
 const EVENTS_WAIT: Duration = Duration::from_millis(10);
 /// The most reports that are listened to at a time.
 const REPORTS_MAX: usize = 32;
 /// How long a client is listened to that will ask for a token.
 const TOKEN_WAIT: Duration = Duration::from_millis(100);
-/// How long a topic that is not there is asked for again, and how often.
+/// How long a topic that is not there is asked for again after the first answer, and how often.
 const NEWS_WAIT: Duration = Duration::from_secs(1);
 /// See [`NEWS_WAIT`].
 const NEWS_PAUSE: Duration = Duration::from_millis(50);
@@ -341,9 +343,12 @@ pub(super) fn scout(target: &Target, config: &ClientConfig, ears: &Arc<Ears>, li
         .clone()
         .set("allow.auto.create.topics", "false")
         .set("fetch.wait.max.ms", "10")
+        // What a broker refuses once it refuses again: accounts are locked for less than a dozen attempts in a second.
+        .set("reconnect.backoff.ms", SCOUT_RECONNECT_MS)
+        .set("metadata.recovery.strategy", "none")
         .create_with_context(Context(ears.clone()))
         .map_err(|fault| not_made(shown, ears, &fault))?;
-    let (mut patience, news_until) = (ASK_FIRST, Instant::now() + NEWS_WAIT);
+    let (mut patience, mut news_until) = (ASK_FIRST, None);
     listen(&client, ears);
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -355,7 +360,7 @@ pub(super) fn scout(target: &Target, config: &ClientConfig, ears: &Arc<Ears>, li
                     None => Err(Code::UnknownTopicOrPartition),
                 };
                 // Who has just created a topic is told so before every broker knows it.
-                if topic == Err(Code::UnknownTopicOrPartition) && Instant::now() < news_until {
+                if topic == Err(Code::UnknownTopicOrPartition) && Instant::now() < *news_until.get_or_insert_with(|| Instant::now() + NEWS_WAIT) {
                     std::thread::sleep(NEWS_PAUSE);
                     continue;
                 }

@@ -83,6 +83,11 @@ pub(super) fn code_of(error: &KafkaError) -> Code {
     }
 }
 
+/// Whether a coordinator is only on its way: elected, loaded, or made for the first group that was ever used.
+pub(super) fn is_settling(code: Code) -> bool {
+    matches!(code, Code::CoordinatorLoadInProgress | Code::CoordinatorNotAvailable | Code::NotCoordinator | Code::WaitingForCoordinator)
+}
+
 /// Whether the library's error says that a newer writer has the stream.
 pub(super) fn is_fenced(code: Code) -> bool {
     meaning(code).0 == Kind::Fenced

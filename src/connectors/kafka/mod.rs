@@ -26,6 +26,7 @@ use super::{
     error::ConnectorError,
     options::{ConfigFault, Options},
 };
+use crate::limits;
 
 /// The row of the table of kinds.
 #[derive(Debug, Clone, Copy, Default)]
@@ -48,7 +49,8 @@ static DESCRIPTOR: Descriptor = Descriptor {
             "Order holds within a partition. The key columns of the stream make the message key; without them partitions are taken in turn.",
             "A record larger than max_message_size, or than the topic takes, is a record error that names its offset.",
             "Kerberos (GSSAPI) is refused: the client library would run a shell command for it. Use SCRAM, OAUTHBEARER or client certificates.",
-            "A mark that nothing refreshes expires with its group (offsets.retention.minutes, seven days by default); the stream then goes on from the service's own note and says so.",
+            "A mark expires with its group (offsets.retention.minutes, seven days by default) unless its stream is open, which writes it again once a day; the stream then goes on from the service's own note and says so.",
+            "If the credential may ask for the topic's configuration (DescribeConfigs), a record larger than max.message.bytes is named at once; otherwise it is searched for by halving.",
             "A transaction lasts at most a minute: COMMIT_MODE_ON_FINISH is refused.",
         ],
         examples: &EXAMPLES,
@@ -120,7 +122,7 @@ impl Connector for KafkaSink {
     }
 
     async fn open(&self, cx: &ConnectContext, stream: &StreamId, epoch: Epoch, terms: &Terms) -> Result<Opened, ConnectorError> {
-        open::open(&self.0, cx, stream, epoch, terms).await
+        open::open(&self.0, cx, stream, epoch, terms, limits::KAFKA_MARK_REFRESH_INTERVAL).await
     }
 
     async fn forget(&self, cx: &ConnectContext, stream: &StreamId) -> Result<(), ConnectorError> {

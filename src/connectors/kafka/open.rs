@@ -1,9 +1,14 @@
 //! Why: a stream is opened in one order: look at the cluster, fence older writers, then read the mark. Never reads first: with a transaction of an older writer open, the read would block.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
     ClientConfig, Offset as KafkaOffset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, ResourceSpecifier},
     consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata},
     error::KafkaError,
     producer::Producer as _,
@@ -20,7 +25,7 @@ use super::{
 };
 use crate::{
     connectors::{
-        connector::{CommitMode, ConnectContext, Delivery, Epoch, FoundMark, Guarantee, Noted, Opened, StreamId, Terms},
+        connector::{CommitMode, ConnectContext, Delivery, Epoch, FoundMark, Guarantee, Mark, Noted, Opened, StreamId, Terms},
         error::{ConnectorError, ConnectorErrorKind as Kind},
         messages::{Cut, JsonFormat},
     },
@@ -35,8 +40,16 @@ pub(super) const TRANSACTION_STEP_MAX: Duration = Duration::from_secs(18);
 /// What a transaction may take above its steps.
 const TRANSACTION_SLACK: Duration = Duration::from_secs(5);
 const _: () = assert!(TRANSACTION_STEP_MAX.as_secs() * 3 + TRANSACTION_SLACK.as_secs() <= 60);
+/// How long a coordinator that is on its way is waited for before it is asked again.
+const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
+/// The longest wait for the topic's configuration; without it a stream goes on.
+const DESCRIBE_MAX: Duration = Duration::from_secs(5);
+/// What a few calls with limits of their own may take above these.
+const BLOCKING_SLACK: Duration = Duration::from_secs(10);
 /// Bytes of a batch of messages; also below the limit that brokers have unless told otherwise.
-const BATCH_BYTES: &str = "1000000";
+const BATCH_BYTES: u64 = 1_000_000;
+/// Bytes of a batch beside its messages.
+pub(super) const BATCH_FRAME_BYTES: u64 = 61;
 /// How long messages wait for company.
 const LINGER_MS: &str = "2";
 /// Bytes that the library holds of one unit, in KiB; a unit and what belongs to its messages fits, so that it is rarely full.
@@ -58,6 +71,8 @@ pub(super) struct Reached {
     pub(super) ears: Arc<Ears>,
     pub(super) config: ClientConfig,
     pub(super) found: client::Found,
+    /// The topic's `max.message.bytes`, which limits a batch as the topic keeps it; none where the credential may not ask.
+    pub(super) topic_bytes_max: Option<u64>,
 }
 
 /// Everything up to the first answer of the cluster.
@@ -69,19 +84,45 @@ pub(super) async fn reach(target: &Arc<Target>, cx: &ConnectContext, security: A
     let config = client::settings(cx, &security, &resolved);
     let ears = Ears::new(security);
     let limit = cx.connection_timeout.saturating_add(cx.reply_timeout);
-    let found = blocking({
+    let found = blocking(limit, {
         let (target, config, ears) = (target.clone(), config.clone(), ears.clone());
         move || client::scout(&target, &config, &ears, limit)
     })
     .await?;
     client::check_advertised(&cx.egress, &ears, &found.brokers).await?;
-    Ok(Reached { ears, config, found })
+    let topic_bytes_max = if found.topic.is_ok() { topic_bytes_max(target, &config, &ears, limit.min(DESCRIBE_MAX)).await } else { None };
+    Ok(Reached { ears, config, found, topic_bytes_max })
 }
 
-/// Does what blocks where it may.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ConnectorError> + Send + 'static) -> Result<T, ConnectorError> {
-    let broken = |_| ConnectorError::new(Kind::Internal, "the Kafka client broke off; see the log");
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|fault| Err(broken(fault)))
+/// The topic's `max.message.bytes`, if the brokers tell. The library's client for such questions has no ears for tokens, so with OAUTHBEARER it is not asked.
+async fn topic_bytes_max(target: &Arc<Target>, config: &ClientConfig, ears: &Arc<Ears>, limit: Duration) -> Option<u64> {
+    if ears.security.tokens.is_some() {
+        return None;
+    }
+    let (target, config, security, runtime) = (target.clone(), config.clone(), ears.security.clone(), tokio::runtime::Handle::current());
+    let asked = blocking(limit, move || {
+        // With ears of its own: a right that is missing here is no trouble.
+        let ears = Ears::new(security);
+        let admin: AdminClient<Context> = config.create_with_context(Context(ears.clone())).map_err(|fault| client::not_made(&target.shown, &ears, &fault))?;
+        let topic = ResourceSpecifier::Topic(&target.topic);
+        let described = runtime.block_on(admin.describe_configs([&topic], &AdminOptions::new().request_timeout(Some(limit))));
+        described.map_err(|fault| failure::error(&target.shown, "ask for the topic's configuration", failure::code_of(&fault)))
+    });
+    let told = asked.await.ok()?.into_iter().next()?.ok()?;
+    told.get("max.message.bytes")?.value.as_ref()?.parse().ok()
+}
+
+/// Does what blocks where it may. `limit` is the sum of the limits of all that it calls: what takes much longer is left to end by itself, since some losses of a broker make the library
+/// wait for ever.
+pub(super) async fn blocking<T: Send + 'static>(
+    limit: Duration,
+    work: impl FnOnce() -> Result<T, ConnectorError> + Send + 'static,
+) -> Result<T, ConnectorError> {
+    match tokio::time::timeout(limit + BLOCKING_SLACK, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(ConnectorError::new(Kind::Internal, "the Kafka client broke off; see the log")),
+        Err(_) => Err(ConnectorError::new(Kind::TimedOut, "neither the brokers nor the Kafka client answer in time")),
+    }
 }
 
 /// The limit of one step.
@@ -91,16 +132,26 @@ pub(super) fn step_limit(cx: &ConnectContext, mode: Mode) -> Duration {
 }
 
 /// Settings of a producer; with a transactional id it is one with transactions.
-pub(super) fn producer_settings(config: &ClientConfig, target: &Target, cut: Cut, limit: Duration, id: Option<&str>) -> ClientConfig {
+pub(super) fn producer_settings(
+    config: &ClientConfig,
+    target: &Target,
+    cut: Cut,
+    topic_bytes_max: Option<u64>,
+    limit: Duration,
+    id: Option<&str>,
+) -> ClientConfig {
     let mut config = config.clone();
+    // Larger than any message that is made, so that only the topic decides what is too large.
     let bytes_max = cut.message_bytes_max + limits::RECORD_BYTES_MAX as u64 + MESSAGE_FRAME_BYTES;
+    // The brokers refuse a batch as a whole; one of several messages is kept below what they take.
+    let batch_bytes = topic_bytes_max.map_or(BATCH_BYTES, |most| most.clamp(1, BATCH_BYTES));
     config
         .set("enable.idempotence", "true")
         .set("acks", "all")
         .set("compression.type", target.compression)
         // The same partition for a key as the Java clients choose.
         .set("partitioner", "murmur2_random")
-        .set("batch.size", BATCH_BYTES)
+        .set("batch.size", batch_bytes.to_string())
         .set("batch.num.messages", QUEUE_MESSAGES)
         .set("linger.ms", LINGER_MS)
         .set("queue.buffering.max.kbytes", QUEUE_KBYTES)
@@ -120,7 +171,7 @@ fn transaction_timeout(limit: Duration) -> String {
 
 /// Settings of a producer that sends nothing while its transaction lasts.
 pub(super) fn silent_settings(config: &ClientConfig, target: &Target, limit: Duration, id: &str) -> ClientConfig {
-    let mut config = producer_settings(config, target, target.cut, limit, Some(id));
+    let mut config = producer_settings(config, target, target.cut, None, limit, Some(id));
     let steps = limit.min(TRANSACTION_STEP_MAX) * 3;
     config.set("linger.ms", millis(steps)).set("message.timeout.ms", transaction_timeout(limit));
     config
@@ -136,12 +187,15 @@ pub(super) struct Transactional {
     pub(super) producer: Producer,
     /// Joins nothing: it reads the mark.
     reader: BaseConsumer<Context>,
+    /// Settings of a client that asks where partitions end, whatever transactions of others are open there.
+    ends: ClientConfig,
     pub(super) group: ConsumerGroupMetadata,
 }
 
 impl Transactional {
-    pub(super) fn begin(target: &Target, ears: &Arc<Ears>, config: &ClientConfig, id: &str, limit: Duration, cut: Cut) -> Result<Self, ConnectorError> {
-        Self::with(target, ears, config, &producer_settings(config, target, cut, limit, Some(id)), id, limit)
+    pub(super) fn begin(target: &Target, reached: &Reached, id: &str, limit: Duration, cut: Cut) -> Result<Self, ConnectorError> {
+        let settings = producer_settings(&reached.config, target, cut, reached.topic_bytes_max, limit, Some(id));
+        Self::with(target, &reached.ears, &reached.config, &settings, id, limit)
     }
 
     /// As [`Transactional::begin`], with settings of the producer's own.
@@ -160,7 +214,9 @@ impl Transactional {
         let reader: BaseConsumer<Context> =
             settings.create_with_context(Context(ears.clone())).map_err(|fault| client::not_made(&target.shown, ears, &fault))?;
         let group = reader.group_metadata().ok_or_else(|| ConnectorError::new(Kind::Internal, "the Kafka client has no group"))?;
-        Ok(Self { producer, reader, group })
+        let mut ends = config.clone();
+        ends.set("isolation.level", "read_uncommitted");
+        Ok(Self { producer, reader, ends, group })
     }
 
     /// The stream's mark, if there is one.
@@ -169,7 +225,16 @@ impl Transactional {
         let mut wanted = TopicPartitionList::new();
         wanted.add_partition(&target.topic, 0);
         client::listen(&self.reader, ears);
-        let kept = self.reader.committed_offsets(wanted, limit).map_err(|fault| explain(target, ears, doing, &fault))?;
+        let until = Instant::now() + limit;
+        let kept = loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.reader.committed_offsets(wanted.clone(), left) {
+                Ok(kept) => break kept,
+                // Where no group was ever used, the first question makes its coordinator.
+                Err(fault) if failure::is_settling(failure::code_of(&fault)) && left > COORDINATOR_PAUSE => std::thread::sleep(COORDINATOR_PAUSE),
+                Err(fault) => return Err(explain(target, ears, doing, &fault)),
+            }
+        };
         let Some(element) = kept.elements().into_iter().next() else { return Ok(None) };
         element.error().map_err(|fault| explain(target, ears, doing, &fault))?;
         if element.offset() == KafkaOffset::Invalid {
@@ -185,10 +250,14 @@ impl Transactional {
     }
 
     /// Whether the topic still has what the last receipts name: below them it went back.
-    fn still_has(&self, target: &Target, ears: &Ears, noted: &Noted, limit: Duration) -> Result<(), ConnectorError> {
+    fn still_has(&self, target: &Target, ears: &Arc<Ears>, noted: &Noted, limit: Duration) -> Result<(), ConnectorError> {
+        // For a reader of committed records a partition seems to end where the first open transaction begins, and markers of the last one may still be on their way.
+        let asking: BaseConsumer<Context> =
+            self.ends.create_with_context(Context(ears.clone())).map_err(|fault| client::not_made(&target.shown, ears, &fault))?;
+        client::listen(&asking, ears);
         for (partition, last) in last_offsets(target, noted) {
             let (_, end) =
-                self.reader.fetch_watermarks(&target.topic, partition, limit).map_err(|fault| explain(target, ears, "ask for the topic's end", &fault))?;
+                asking.fetch_watermarks(&target.topic, partition, limit).map_err(|fault| explain(target, ears, "ask for the topic's end", &fault))?;
             if end <= last {
                 let message = format!(
                     "{}: partition {partition} ends at Kafka offset {end}, but a record was acknowledged at {last}: the topic was made anew or restored; reset the stream if that is right",
@@ -237,16 +306,28 @@ pub(super) fn explain(target: &Target, ears: &Ears, doing: &str, fault: &KafkaEr
     }
 }
 
-/// Opens a stream.
-pub(super) async fn open(target: &Arc<Target>, cx: &ConnectContext, stream: &StreamId, epoch: Epoch, terms: &Terms) -> Result<Opened, ConnectorError> {
+/// Opens a stream. With transactions its mark is written again after each `refresh` without a unit.
+pub(super) async fn open(
+    target: &Arc<Target>,
+    cx: &ConnectContext,
+    stream: &StreamId,
+    epoch: Epoch,
+    terms: &Terms,
+    refresh: Duration,
+) -> Result<Opened, ConnectorError> {
     if terms.commit_mode == CommitMode::OnFinish {
         let message = "a Kafka transaction must end within a minute, so it cannot hold records until finish; open the stream in continuous mode";
         return Err(ConnectorError::new(Kind::Misconfigured, message));
     }
-    let cut = target.cut.overridden(&terms.options);
-    let reached = reach(target, cx, Arc::new(Security::of(cx)?)).await?;
+    let mut cut = target.cut.overridden(&terms.options);
+    let reached = Arc::new(reach(target, cx, Arc::new(Security::of(cx)?)).await?);
     reached.found.topic.as_ref().map_err(|code| failure::error(&target.shown, "open the topic", *code))?;
     let limit = step_limit(cx, target.mode);
+    // What is compressed may still fit, and an idempotent writer cuts its arrays alike for ever, so there only the brokers can tell.
+    let record_bytes_max = reached.topic_bytes_max.filter(|_| target.compression == "none");
+    if let (Some(most), Mode::ExactlyOnce, JsonFormat::Nested) = (record_bytes_max, target.mode, cut.format) {
+        cut.message_bytes_max = cut.message_bytes_max.min(most / 2).max(1);
+    }
     let begun = match target.mode {
         Mode::Idempotent => idempotent(target, &reached, cut, limit).await?,
         Mode::ExactlyOnce => exactly_once(target, &reached, cut, limit, stream, terms).await?,
@@ -258,7 +339,8 @@ pub(super) async fn open(target: &Arc<Target>, cx: &ConnectContext, stream: &Str
         stream: stream.name.clone(),
         ears: reached.ears.clone(),
         limit,
-        exact: begun.group.map(|group| Exact { group, epoch }),
+        exact: begun.group.map(|group| Exact { group, epoch, mark: kept_mark(begun.mark), refresh }),
+        topic_bytes_max: reached.topic_bytes_max,
     };
     let producer = ProducerThread::start(begun.producer, wiring)
         .map_err(|fault| ConnectorError::new(Kind::Throttled, format!("no thread for a Kafka producer can be started ({fault}); fewer sessions would help")))?;
@@ -267,8 +349,9 @@ pub(super) async fn open(target: &Arc<Target>, cx: &ConnectContext, stream: &Str
             producer,
             target: target.clone(),
             cut,
+            record_bytes_max,
             key_columns: terms.key_columns.clone(),
-            ears: reached.ears,
+            ears: reached.ears.clone(),
             egress: cx.egress.clone(),
             unit: Vec::new(),
         }),
@@ -279,6 +362,14 @@ pub(super) async fn open(target: &Arc<Target>, cx: &ConnectContext, stream: &Str
         schema: None,
         units: UNITS,
     })
+}
+
+/// The mark that a stream begins with, where it is not its first.
+fn kept_mark(found: FoundMark) -> Option<Mark> {
+    match found {
+        FoundMark::At(mark) => Some(mark),
+        FoundMark::Missing | FoundMark::NotKept => None,
+    }
 }
 
 /// A producer that is ready, and what it found.
@@ -292,32 +383,41 @@ struct Begun {
 }
 
 async fn idempotent(target: &Arc<Target>, reached: &Reached, cut: Cut, limit: Duration) -> Result<Begun, ConnectorError> {
-    let config = producer_settings(&reached.config, target, cut, limit, None);
+    let config = producer_settings(&reached.config, target, cut, reached.topic_bytes_max, limit, None);
     let (made_for, ears) = (target.clone(), reached.ears.clone());
-    let producer = blocking(move || producer(&made_for, &ears, &config)).await?;
+    let producer = blocking(limit, move || producer(&made_for, &ears, &config)).await?;
     let arrays = if cut.format == JsonFormat::Nested { ", in the same arrays" } else { "" };
     let basis = format!("{IDEMPOTENT}{arrays}.");
     Ok(Begun { producer, group: None, mark: FoundMark::NotKept, seen: None, delivery: Delivery { guarantee: Guarantee::Idempotent, basis } })
 }
 
-async fn exactly_once(target: &Arc<Target>, reached: &Reached, cut: Cut, limit: Duration, stream: &StreamId, terms: &Terms) -> Result<Begun, ConnectorError> {
-    let (target, ears, config) = (target.clone(), reached.ears.clone(), reached.config.clone());
+async fn exactly_once(
+    target: &Arc<Target>,
+    reached: &Arc<Reached>,
+    cut: Cut,
+    limit: Duration,
+    stream: &StreamId,
+    terms: &Terms,
+) -> Result<Begun, ConnectorError> {
+    let (target, reached) = (target.clone(), reached.clone());
     let (id, noted) = (transactional_id(stream), terms.noted.clone());
-    blocking(move || {
-        let transactional = Transactional::begin(&target, &ears, &config, &id, limit, cut)?;
-        let kept = transactional.mark(&target, &ears, limit)?;
+    // Fence, read the mark, and ask for the end of each partition that a receipt names.
+    blocking(limit * (2 + limits::NOTED_RECEIPTS_MAX as u32), move || {
+        let ears = &reached.ears;
+        let transactional = Transactional::begin(&target, &reached, &id, limit, cut)?;
+        let kept = transactional.mark(&target, ears, limit)?;
         let mut basis = EXACT.to_owned();
         let mark = match kept {
             Some(kept) => FoundMark::At(kept.mark),
             None if noted.mark.next > 0 && noted.here => {
-                transactional.still_has(&target, &ears, &noted, limit)?;
+                transactional.still_has(&target, ears, &noted, limit)?;
                 basis = format!("{EXACT}. {RESTS_ON_OUR_NOTE}");
                 FoundMark::At(noted.mark)
             }
             None => FoundMark::Missing,
         };
         ears.forget_troubles();
-        let Transactional { producer, group, reader } = transactional;
+        let Transactional { producer, group, reader, ends: _ } = transactional;
         drop(reader);
         let delivery = Delivery { guarantee: Guarantee::ExactlyOnce, basis: format!("{basis}.") };
         Ok(Begun { producer, group: Some(group), mark, seen: kept.map(|kept| kept.epoch), delivery })
@@ -339,8 +439,8 @@ pub(super) async fn forget(target: &Arc<Target>, cx: &ConnectContext, stream: &S
         Ok(_) => {}
     }
     let (target, id, limit) = (target.clone(), transactional_id(stream), step_limit(cx, target.mode));
-    blocking(move || {
-        let transactional = Transactional::begin(&target, &reached.ears, &reached.config, &id, limit, target.cut)?;
+    blocking(limit * 4, move || {
+        let transactional = Transactional::begin(&target, &reached, &id, limit, target.cut)?;
         match transactional.mark(&target, &reached.ears, limit)? {
             None => Ok(()),
             Some(_) => transactional.replace_mark(&target, &reached.ears, &KeptMark::forgotten(), limit),

@@ -19,13 +19,13 @@ use super::{
 };
 use crate::connectors::{
     connector::{ConnectContext, Probe},
-    error::{ConnectorError, ConnectorErrorKind as Kind},
+    error::{ConnectorError, ConnectorErrorKind as Kind, ErrorClass},
     messages::JsonFormat,
     steps::Steps,
 };
 
 const STEPS: [&str; 8] = ["configuration", "credential", "resolve", "connect", "tls", "authenticate", "authorize", "write"];
-/// How long the library gets to send a question on its way.
+/// How long the library waits before it takes a topic into a transaction, and more: it does so before it reads an answer of the next call.
 const ON_ITS_WAY: Duration = Duration::from_millis(50);
 
 /// Tries the steps one by one; those after a failed one are skipped.
@@ -61,8 +61,9 @@ async fn walk(steps: &mut Steps, target: &Arc<Target>, cx: &ConnectContext, writ
         move || authorize(&target, &ears, &config, &id, limit)
     };
     let authorized = match &reached.found.topic {
-        Ok(partitions) => blocking(work).await.map(|mut details: Details| {
+        Ok(partitions) => blocking(step_limit(cx, mode) * 6, work).await.map(|mut details: Details| {
             details.insert(0, detail("partitions", partitions));
+            details.extend(reached.topic_bytes_max.map(|most| detail("max_message_bytes", most)));
             details
         }),
         Err(code) => Err(failure::error(&target.shown, "use the topic", *code)),
@@ -71,7 +72,7 @@ async fn walk(steps: &mut Steps, target: &Arc<Target>, cx: &ConnectContext, writ
     if write {
         let (target, ears, config) = (target.clone(), reached.ears.clone(), reached.config.clone());
         let (id, limit) = (probe_id(cx), step_limit(cx, mode));
-        let written = blocking(move || write_one(&target, &ears, &config, &id, limit)).await;
+        let written = blocking(step_limit(cx, mode) * 4, move || write_one(&target, &ears, &config, &id, limit)).await;
         steps.tried("write", written, Clone::clone)?;
     }
     Some(())
@@ -141,6 +142,11 @@ fn authorize(target: &Target, ears: &Arc<Ears>, config: &ClientConfig, id: &str,
             detail("transactions", "without the mark: kafka_delivery=exactly_once would need Read on the topic and on groups with the prefix datasink/"),
         ]),
         Err(Refusal::Transactions(error)) if exact || error.kind == Kind::Unauthenticated => Err(error),
+        // Brokers that are not ready yet, or too busy, have not refused anything.
+        Err(Refusal::Transactions(error)) if error.class == ErrorClass::Destination => Ok(vec![
+            detail("write_right", "not proved: that takes a transaction, and the brokers did not take one in time; ask for a write to prove it"),
+            detail("transactions", error.message),
+        ]),
         Err(Refusal::Transactions(_)) => Ok(vec![
             detail("write_right", "not proved: that takes a transaction, and those are not allowed here; ask for a write to prove it"),
             detail("transactions", "not allowed: kafka_delivery=exactly_once cannot be used, the idempotent delivery is not affected"),
@@ -167,6 +173,9 @@ fn try_transaction(target: &Target, ears: &Arc<Ears>, config: &ClientConfig, id:
         Ok(_) | Err(_) => {}
     }
     *locked(&ears.flight) = Flight::default();
+    // A producer that does not know the topic's partitions yet takes none into the transaction, and nothing would be proved.
+    let unknown = |fault: KafkaError| Refusal::Transactions(explain(target, ears, "ask for the topic", &fault));
+    producer.client().fetch_metadata(Some(&target.topic), limit).map_err(unknown)?;
     producer.begin_transaction().map_err(of_transactions)?;
     producer.send(BaseRecord::<[u8], [u8], usize>::with_opaque_to(&target.topic, 0).payload(&b"{}"[..])).map_err(|(fault, _)| of_transactions(fault))?;
     std::thread::sleep(ON_ITS_WAY);
@@ -197,7 +206,7 @@ fn set_mark_twice(target: &Target, ears: &Arc<Ears>, transactional: &Transaction
 fn write_one(target: &Target, ears: &Arc<Ears>, config: &ClientConfig, id: &str, limit: Duration) -> Result<Details, ConnectorError> {
     let value: &[u8] = if target.cut.format == JsonFormat::Flat { b"{}" } else { b"[]" };
     let exact = target.mode == Mode::ExactlyOnce;
-    let settings = open::producer_settings(config, target, target.cut, limit, exact.then_some(id));
+    let settings = open::producer_settings(config, target, target.cut, None, limit, exact.then_some(id));
     let producer = open::producer(target, ears, &settings)?;
     let failed = |fault: KafkaError| explain(target, ears, "write a probe", &fault);
     if exact {

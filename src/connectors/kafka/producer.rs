@@ -6,7 +6,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     time::{Duration, Instant},
 };
@@ -20,12 +20,16 @@ use rdkafka::{
     producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer},
     types::RDKafkaErrorCode as Code,
 };
-use tokio::sync::oneshot;
+use tokio::{
+    sync::{oneshot, watch},
+    time::timeout,
+};
 
 use super::{
     client::{Context, Ears, locked},
     failure,
     mark::KeptMark,
+    open::BATCH_FRAME_BYTES,
     options::Target,
 };
 use crate::{
@@ -47,6 +51,12 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const ABORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long after its own limit the library may take to give a message up.
 const GIVE_UP_SLACK: Duration = Duration::from_secs(5);
+/// How long after its own limit a step may take before the thread is left to itself: there are losses of a coordinator after which the library waits for ever. Longer than
+/// [`GIVE_UP_SLACK`], so that whatever can explain itself does.
+const STEP_SLACK: Duration = Duration::from_secs(7);
+/// Bytes of a message beside its key and value: lengths, headers with the stream's name and a trace context.
+const MESSAGE_OVERHEAD_BYTES: u64 = 512;
+const _: () = assert!(STEP_SLACK.as_secs() > GIVE_UP_SLACK.as_secs() && STEP_SLACK.as_secs() > ABORT_TIMEOUT.as_secs());
 /// What failures of one unit are kept of.
 const FAILURES_MAX: usize = 1_000;
 
@@ -130,6 +140,10 @@ impl Flight {
         }
     }
 
+    fn too_large(&self) -> bool {
+        self.failed.iter().any(|(_, code)| is_too_large(*code))
+    }
+
     fn outcome(&self, target: &Target) -> Outcome {
         let artifacts = self.landed.iter().map(|(partition, landed)| Artifact {
             uri: target.uri(*partition),
@@ -145,6 +159,10 @@ impl Flight {
         });
         Outcome { artifacts: artifacts.collect(), bytes: self.landed.values().map(|landed| landed.bytes).sum() }
     }
+}
+
+fn is_too_large(code: Code) -> bool {
+    failure::meaning(code).0 == Kind::TooLarge
 }
 
 impl ProducerContext for Context {
@@ -174,6 +192,8 @@ pub(super) struct Wiring {
     pub(super) limit: Duration,
     /// With transactions.
     pub(super) exact: Option<Exact>,
+    /// What the topic takes as one batch, if it is known; batches of several messages are kept below it.
+    pub(super) topic_bytes_max: Option<u64>,
 }
 
 /// What transactions need.
@@ -181,6 +201,10 @@ pub(super) struct Exact {
     /// The private group, which has no members.
     pub(super) group: ConsumerGroupMetadata,
     pub(super) epoch: Epoch,
+    /// The last mark that is known to be there, if any.
+    pub(super) mark: Option<Mark>,
+    /// After how long without a unit the mark is written again, since groups expire.
+    pub(super) refresh: Duration,
 }
 
 /// A unit to be written, and who waits for it.
@@ -190,10 +214,17 @@ struct Order {
     reply: oneshot::Sender<Result<Outcome, ConnectorError>>,
 }
 
+/// What a producer's thread is at, as errors put it.
+type Step = &'static str;
+
 /// A producer's thread. Dropping it ends the thread, which then gives up what is under way.
 pub(super) struct ProducerThread {
     orders: SyncSender<Order>,
     dropped: Arc<AtomicBool>,
+    /// Told anew with every step.
+    steps: watch::Receiver<Step>,
+    /// How long each may take.
+    step_max: Duration,
     shown: String,
 }
 
@@ -209,29 +240,56 @@ impl ProducerThread {
         // One unit is under way at a time, and one may be handed over as its predecessor's answer is read.
         let (orders, inbox) = sync_channel(1);
         let (dropped, shown) = (Arc::new(AtomicBool::new(false)), wiring.target.shown.clone());
-        let worker = Worker { producer, wiring, dropped: dropped.clone() };
+        let (step, steps) = watch::channel("write");
+        let step_max = wiring.limit + STEP_SLACK;
+        let worker = Worker { producer, wiring, dropped: dropped.clone(), step };
         std::thread::Builder::new().name("kafka-producer".to_owned()).spawn(move || worker.run(&inbox))?;
-        Ok(Self { orders, dropped, shown })
+        Ok(Self { orders, dropped, steps, step_max, shown })
     }
 
-    /// Has a unit written; the answer comes when the brokers have confirmed it, with the mark where it goes with it.
+    /// Has a unit written; the answer comes when the brokers have confirmed it, with the mark where it goes with it. If the library does not come back from a step within its limit and a
+    /// few seconds, the answer is that the outcome is unknown; the thread then ends by itself, whenever the library lets it.
     pub(super) fn write(&self, unit: Vec<Record>, mark: Mark) -> impl Future<Output = Result<Outcome, ConnectorError>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
         let sent = self.orders.try_send(Order { unit, mark, reply });
         let lost = ConnectorError::new(Kind::Unknown, format!("{}: the producer is gone; it is opened again", self.shown));
+        let (mut steps, step_max, shown) = (self.steps.clone(), self.step_max, self.shown.clone());
         async move {
             if sent.is_err() {
                 return Err(lost);
             }
-            answer.await.unwrap_or(Err(lost))
+            let mut answer = answer;
+            loop {
+                let step = *steps.borrow_and_update();
+                tokio::select! {
+                    biased;
+                    answered = &mut answer => return answered.unwrap_or(Err(lost)),
+                    moved = timeout(step_max, steps.changed()) => match moved {
+                        Ok(Ok(())) => {}
+                        // The thread has ended, so its answer is there, or never comes.
+                        Ok(Err(_)) => return answer.await.unwrap_or(Err(lost)),
+                        Err(_) => return Err(silent(&shown, step)),
+                    },
+                }
+            }
         }
     }
+}
+
+/// The error for a step that the library does not come back from.
+fn silent(shown: &str, step: Step) -> ConnectorError {
+    tracing::warn!(destination = shown, step, "the Kafka client does not come back; its thread is left to end by itself");
+    let message = format!(
+        "{shown}: cannot {step}: neither the brokers nor the client library answer in time; whether the unit was written cannot be told, and is looked at again"
+    );
+    ConnectorError::new(Kind::Unknown, message).with("destination", shown).with("step", step)
 }
 
 struct Worker {
     producer: Producer,
     wiring: Wiring,
     dropped: Arc<AtomicBool>,
+    step: watch::Sender<Step>,
 }
 
 /// Why a wait ended early.
@@ -243,10 +301,17 @@ enum Halt {
 }
 
 impl Worker {
-    fn run(self, inbox: &Receiver<Order>) {
-        while let Ok(order) = inbox.recv() {
-            let result = self.unit(&order.unit, order.mark);
+    fn run(mut self, inbox: &Receiver<Order>) {
+        let mut broken = None;
+        while let Some(order) = self.next(inbox, &mut broken) {
+            let result = match broken.take() {
+                Some(error) => Err(error),
+                None => self.unit(&order.unit, order.mark),
+            };
             let over = result.is_err();
+            if let (Some(exact), false) = (&mut self.wiring.exact, over) {
+                exact.mark = Some(order.mark);
+            }
             // Whoever has gone away will open again and read the mark.
             let _ = order.reply.send(result);
             if over {
@@ -256,19 +321,39 @@ impl Worker {
         // Dropping the producer throws away what it holds, which may take a while; here nobody waits for it.
     }
 
+    /// The next order. While none comes the mark is written again now and then; an error of that is kept in `broken` for the next order.
+    fn next(&self, inbox: &Receiver<Order>, broken: &mut Option<ConnectorError>) -> Option<Order> {
+        loop {
+            let Some((mark, refresh)) = self.wiring.exact.as_ref().and_then(|exact| Some((exact.mark?, exact.refresh))).filter(|_| broken.is_none()) else {
+                return inbox.recv().ok();
+            };
+            match inbox.recv_timeout(refresh) {
+                Ok(order) => return Some(order),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {
+                    *broken = self.unit(&[], mark).err();
+                    tracing::debug!(destination = self.wiring.target.shown, refreshed = broken.is_none(), "the mark of an idle stream was written again");
+                }
+            }
+        }
+    }
+
     fn unit(&self, unit: &[Record], mark: Mark) -> Result<Outcome, ConnectorError> {
+        self.step.send_replace("write");
         let messages = messages(self.wiring.cut, unit);
         let Some(exact) = &self.wiring.exact else { return self.deliver(&messages) };
         self.producer.begin_transaction().map_err(|fault| self.transaction_error("begin a transaction", &fault))?;
         let delivered = self.deliver(&messages).and_then(|outcome| {
             let kept = KeptMark { mark, epoch: exact.epoch };
             let offsets = offsets(&self.wiring.target.topic, &kept).map_err(|fault| self.transaction_error("set the mark", &fault))?;
+            self.step.send_replace("set the mark");
             let sent = self.producer.send_offsets_to_transaction(&offsets, &exact.group, self.wiring.limit);
             sent.map_err(|fault| self.transaction_error("set the mark", &fault)).map(|()| outcome)
         });
         match delivered {
             // What is uncommitted would keep readers waiting until the brokers time it out.
             Err(error) => {
+                self.step.send_replace("abort the transaction");
                 if error.kind != Kind::Fenced
                     && let Err(fault) = self.producer.abort_transaction(ABORT_TIMEOUT)
                 {
@@ -276,10 +361,10 @@ impl Worker {
                 }
                 Err(error)
             }
-            Ok(outcome) => match self.producer.commit_transaction(self.wiring.limit) {
-                Ok(()) => Ok(outcome),
-                Err(fault) => Err(self.commit_error(&fault)),
-            },
+            Ok(outcome) => {
+                self.step.send_replace("commit the transaction");
+                self.producer.commit_transaction(self.wiring.limit).map(|()| outcome).map_err(|fault| self.commit_error(&fault))
+            }
         }
     }
 
@@ -333,9 +418,14 @@ impl Worker {
     /// Waits until `done` messages of the unit were confirmed or given up.
     fn wait_for(&self, done: usize) -> Result<(), Halt> {
         let ears = &self.wiring.ears;
+        self.step.send_replace("write");
         let until = Instant::now() + self.wiring.limit + GIVE_UP_SLACK;
         let mut flight = locked(&ears.flight);
         while flight.done < done {
+            // The transaction cannot be committed any more, and what else is on its way would only be waited for.
+            if self.wiring.exact.is_some() && self.wiring.topic_bytes_max.is_some() && flight.too_large() {
+                break;
+            }
             flight.awaited = Some(done);
             flight = ears.landed.wait_timeout(flight, LOOK_INTERVAL).unwrap_or_else(std::sync::PoisonError::into_inner).0;
             if flight.done >= done {
@@ -360,6 +450,10 @@ impl Worker {
         if let Some((code, _)) = self.producer.client().fatal_error() {
             return self.error("write", code);
         }
+        // What else failed did so because of these.
+        if let Some(error) = self.oversized(messages, flight) {
+            return error;
+        }
         let of_a_record = |code: Code| matches!(failure::meaning(code).0, Kind::TooLarge | Kind::Rejected) || code == Code::InvalidDifferentRecord;
         if let Some((_, code)) = flight.failed.iter().find(|(_, code)| !of_a_record(*code)) {
             return self.error("write", *code);
@@ -381,6 +475,23 @@ impl Worker {
         bad.filter(|message| message.records == 1).fold(error, |error, message| {
             let text = format!("{shown} refuses record {} ({} bytes): {advice}", message.first, message.value.len());
             error.record(message.first, RecordFault { kind: fault_kind, message: text, column: None })
+        })
+    }
+
+    /// The error that names the messages which are larger than the topic takes, if there are such. They were refused alone; others that are refused with them may only be batched too largely,
+    /// because the topic takes less than it did when the stream was opened.
+    fn oversized(&self, messages: &[Message], flight: &Flight) -> Option<ConnectorError> {
+        let (shown, advice, most) = (&self.wiring.target.shown, failure::meaning(Code::MessageSizeTooLarge).1, self.wiring.topic_bytes_max?);
+        let bytes = |message: &Message| (message.value.len() + message.key.as_ref().map_or(0, Bytes::len)) as u64 + BATCH_FRAME_BYTES + MESSAGE_OVERHEAD_BYTES;
+        let refused = flight.failed.iter().filter(|(_, code)| is_too_large(*code)).map(|(index, _)| &messages[*index]);
+        let bad: Vec<&Message> = refused.filter(|message| message.records == 1 && bytes(message) > most).collect();
+        let error =
+            ConnectorError::new(Kind::TooLarge, format!("{shown} refuses a record: {advice}")).with("kafka_error", format!("{:?}", Code::MessageSizeTooLarge));
+        (!bad.is_empty()).then(|| {
+            bad.into_iter().fold(error, |error, message| {
+                let text = format!("{shown} refuses record {} ({} bytes): {advice}", message.first, message.value.len());
+                error.record(message.first, RecordFault { kind: RecordFaultKind::TooLarge, message: text, column: None })
+            })
         })
     }
 

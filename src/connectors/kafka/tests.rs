@@ -1,5 +1,7 @@
 //! The sink against a real broker, which `KAFKA_BOOTSTRAP` names. Without it the tests of this file only say so, and fail where `CONFORMANCE_REQUIRED` is set.
 
+mod lost;
+
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -263,10 +265,11 @@ async fn a_record_that_the_topic_refuses_is_named_and_its_transaction_leaves_not
         let refused = commit(&mut opened.writer, 7, &[&large]).await.unwrap_err();
         assert_eq!((refused.kind, refused.class), (ConnectorErrorKind::TooLarge, ErrorClass::Record), "{refused}");
         assert_eq!(refused.records.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [7]);
-        // Of several none is named: they went as one batch, and halving finds out.
+        // Among others it is named at once, and those before it in its batch are not blamed.
         let mut opened = open(&sink, &stream, 2, Noted::default()).await;
-        let refused = commit(&mut opened.writer, 7, &[r#"{"k":1}"#, &large]).await.unwrap_err();
-        assert_eq!((refused.class, refused.records.len()), (ErrorClass::Record, 0), "{refused}");
+        let refused = commit(&mut opened.writer, 7, &[r#"{"k":1}"#, &large, r#"{"k":2}"#, &large]).await.unwrap_err();
+        assert_eq!((refused.kind, refused.class), (ConnectorErrorKind::TooLarge, ErrorClass::Record), "{refused}");
+        assert_eq!(refused.records.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [8, 10]);
         let opened = open(&sink, &stream, 3, Noted::default()).await;
         assert_eq!(opened.mark, if mode == "idempotent" { FoundMark::NotKept } else { FoundMark::Missing });
         assert!(topic.read("read_committed").is_empty());
@@ -296,6 +299,46 @@ async fn a_mark_that_expired_is_told_from_a_topic_that_went_back() {
     }
     let gone = sink.open(&context(None), &stream(), Epoch(1), &terms(&[], Noted { receipts, ..noted })).await.unwrap_err();
     assert_eq!((gone.kind, gone.class), (ConnectorErrorKind::WentBack, ErrorClass::Configuration), "{gone}");
+}
+
+/// The mark that the stream's group has in the cluster, as text.
+fn mark_in_the_cluster(topic: &Topic, group: &str) -> Option<String> {
+    let reader: BaseConsumer = ClientConfig::new().set("bootstrap.servers", &topic.bootstrap).set("group.id", group).create().expect("a reader");
+    let mut wanted = rdkafka::TopicPartitionList::new();
+    wanted.add_partition(&topic.name, 0);
+    let kept = reader.committed_offsets(wanted, Duration::from_secs(10)).expect("an answer");
+    let element = kept.elements().into_iter().next()?;
+    (element.offset() != rdkafka::Offset::Invalid).then(|| element.metadata().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mark_of_an_idle_stream_is_written_again_and_a_newer_writer_still_wins() {
+    let Some(topic) = Topic::new(1, &[]).await else { return };
+    let given = BTreeMap::from([("kafka_topic_name".to_owned(), topic.name.clone()), ("kafka_delivery".to_owned(), "exactly_once".to_owned())]);
+    let options = Options::check("kafka", Kafka.descriptor().options, &given).expect("good options");
+    let target = Arc::new(Target::new(&Destination::parse(&format!("kafka://{}", topic.bootstrap)).expect("a destination"), &options).expect("a target"));
+    let (stream, group) = (stream(), |stream: &StreamId| mark::transactional_id(stream));
+    let opening = |refresh| {
+        let (target, stream) = (target.clone(), stream.clone());
+        async move { open::open(&target, &context(None), &stream, Epoch(1), &terms(&[], Noted::default()), refresh).await.expect("opened") }
+    };
+    let mut opened = opening(Duration::from_millis(200)).await;
+    commit(&mut opened.writer, 0, &["{}", "{}"]).await.expect("settled");
+    let written = mark_in_the_cluster(&topic, &group(&stream)).expect("a mark");
+    // The group is deleted, as it is when it expires; the open stream brings its mark back.
+    let gone = topic.admin().delete_groups(&[&group(&stream)], &AdminOptions::new()).await.expect("an answer");
+    assert!(gone.iter().all(Result::is_ok), "{gone:?}");
+    while mark_in_the_cluster(&topic, &group(&stream)).as_ref() != Some(&written) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    commit(&mut opened.writer, 2, &["{}"]).await.expect("it goes on");
+    // A newer writer fences the refresh, too, and the older one is told so with its next unit.
+    let newer = opening(Duration::from_secs(3600)).await;
+    assert_eq!(newer.mark, FoundMark::At(at(3)));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let fenced = commit(&mut opened.writer, 3, &["{}"]).await.unwrap_err();
+    assert_eq!(fenced.kind, ConnectorErrorKind::Fenced, "{fenced}");
+    assert_eq!(topic.read("read_committed").len(), 3);
 }
 
 fn failed_step(probe: &Probe) -> Option<(&str, ConnectorErrorKind)> {

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use super::{
     client::{self, Ears},
     key::key_of,
+    open::BATCH_FRAME_BYTES,
     options::Target,
     producer::{ProducerThread, Record},
 };
@@ -30,6 +31,8 @@ pub(super) struct KafkaWriter {
     pub(super) producer: ProducerThread,
     pub(super) target: Arc<Target>,
     pub(super) cut: Cut,
+    /// What the topic takes as one batch, where it is known and nothing is compressed.
+    pub(super) record_bytes_max: Option<u64>,
     pub(super) key_columns: Vec<String>,
     pub(super) ears: Arc<Ears>,
     /// What brokers that appear later are checked with.
@@ -49,6 +52,13 @@ impl KafkaWriter {
             return Err(RecordFault { kind: RecordFaultKind::TooLarge, message, column: None });
         }
         let key = if self.key_columns.is_empty() { None } else { Some(key_of(&self.key_columns, &text)?) };
+        let least = BATCH_FRAME_BYTES + text.len() as u64 + key.as_ref().map_or(0, |key| key.len() as u64);
+        // Headers and lengths come on top; a record that only they make too large is refused by the brokers.
+        if let Some(most) = self.record_bytes_max.filter(|most| *most < least) {
+            let message =
+                format!("the record and its key have {} bytes, more than the topic's max.message.bytes ({most}) takes; raise it", least - BATCH_FRAME_BYTES);
+            return Err(RecordFault { kind: RecordFaultKind::TooLarge, message, column: None });
+        }
         let traceparent = batch.traceparent.clone().filter(|trace| is_traceparent(trace));
         Ok(Record { offset, text, key, traceparent })
     }

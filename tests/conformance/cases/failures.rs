@@ -79,7 +79,7 @@ pub async fn cut_in_the_middle_of_a_unit(kind: &dyn Kind) {
 
 /// Told at creation where it can be told without writing, and in a session at the first refusal.
 pub async fn wrong_credential_never_retried(kind: &dyn Kind) {
-    let world = World::bare(kind).await;
+    let world = World::guarded(kind).await;
     let spec = SinkSpec { credential: Some(world.target.wrong_credential()), ..world.target.sink() };
     if let Err(status) = world.create_sink("default.checked", &spec).await {
         is_refused(&status, &["DESTINATION_AUTH_FAILED", "DESTINATION_FORBIDDEN"]);
@@ -141,7 +141,8 @@ fn is_refused(status: &Status, reasons: &[&str]) {
 
 /// A stored credential replaced by another is used from the next connection on; the session goes on.
 pub async fn rotated_credential_taken_up(kind: &dyn Kind) {
-    let (world, mut sent) = (World::new(kind).await, Sent::default());
+    let (world, mut sent) = (World::guarded(kind).await, Sent::default());
+    world.create_sink(SINK, &world.target.sink()).await.expect("the sink is made");
     let (mut stream, opened) = Stream::open(&world.admin(), world.open("rotated")).await;
     stream.lines(0, &sent.lines(0..50)).await;
     stream.flush("old").await;

@@ -1,14 +1,15 @@
-//! Why: Kafka under test: a topic of its own a trial, read by Kafka's console consumer in `read_committed`, reached through the fault proxy whose address the broker advertises. Never speaks the protocol.
+//! Why: Kafka under test: a topic of its own a trial, read by Kafka's console consumer in `read_committed`, reached through the fault proxy whose address the broker advertises; where a
+//! credential is asked for, on the secured broker, with users of the trial's own. Never speaks the protocol.
 
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use datasink::api::pb::DeliveryGuarantee;
+use datasink::api::pb::{CredentialType, DeliveryGuarantee};
 use tokio::process::Command;
 
 use crate::{
     foreign,
-    kind::{Fence, Kind, Promises, Seen, SinkSpec, Target},
+    kind::{CredentialSpec, Fence, Kind, Promises, Seen, SinkSpec, Target},
     proxy::{Mode, Proxy, Wanted},
     support::Caller,
 };
@@ -33,14 +34,11 @@ pub struct Kafka {
     pub exactly_once: bool,
 }
 
-const NO_LOGIN: &str = "the broker of this suite asks for no credential; `with kafka-secure` has those that do, for the tests in src/connectors/kafka";
 const EXACTLY_ONCE_DECLINES: &[(&str, &str)] = &[
     ("template_field_missing", "records are placed by their key"),
     ("partitions_by_value", "records are placed by their key"),
     ("partitions_counted_by_manifest", "records are placed by their key"),
     ("forms_read_by_strangers", "a message is JSON"),
-    ("wrong_credential_never_retried", NO_LOGIN),
-    ("rotated_credential_taken_up", NO_LOGIN),
     ("on_finish", "it does not offer COMMIT_MODE_ON_FINISH"),
 ];
 const IDEMPOTENT_DECLINES: &[(&str, &str)] = &[
@@ -48,8 +46,6 @@ const IDEMPOTENT_DECLINES: &[(&str, &str)] = &[
     ("partitions_by_value", "records are placed by their key"),
     ("partitions_counted_by_manifest", "records are placed by their key"),
     ("forms_read_by_strangers", "a message is JSON"),
-    ("wrong_credential_never_retried", NO_LOGIN),
-    ("rotated_credential_taken_up", NO_LOGIN),
     ("on_finish", "it does not offer COMMIT_MODE_ON_FINISH"),
     ("cut_in_the_middle_of_a_unit", "without a transaction each record is seen as it arrives"),
     ("went_back_detected", "the topic keeps no mark that could go back"),
@@ -72,11 +68,11 @@ impl Kind for Kafka {
     }
 
     fn missing(&self) -> Option<String> {
-        foreign::lacking(&["KAFKA_BOOTSTRAP", "KAFKA_LIB", "KAFKA_PROXIED"])
+        foreign::lacking(&["KAFKA_BOOTSTRAP", "KAFKA_LIB", "KAFKA_PROXIED", "KAFKA_SSL", "KAFKA_SASL_PROXIED", "KAFKA_CA", "KAFKA_ADMIN_CONFIG"])
     }
 
     async fn target(&self) -> Arc<dyn Target> {
-        let slot = Slot::take();
+        let slot = Slot::take(&OPEN);
         let proxy = slot.proxy().await;
         Arc::new(KafkaTarget {
             topic: topic().await,
@@ -84,6 +80,23 @@ impl Kind for Kafka {
             proxied: Some((proxy, slot)),
             letters: false,
             up_bytes: Mutex::default(),
+            login: None,
+        })
+    }
+
+    async fn guarded_target(&self) -> Arc<dyn Target> {
+        let slot = Slot::take(&GUARDED);
+        let proxy = slot.proxy().await;
+        let topic = format!("conformance-{}", uuid::Uuid::new_v4().simple());
+        admin_tool(TOPIC_TOOL, &["--create", "--topic", &topic, "--partitions", PARTITIONS, "--replication-factor", "1"]).await;
+        let login = Login::new(&topic).await;
+        Arc::new(KafkaTarget {
+            topic,
+            exactly_once: self.exactly_once,
+            proxied: Some((proxy, slot)),
+            letters: false,
+            up_bytes: Mutex::default(),
+            login: Some(login),
         })
     }
 }
@@ -92,20 +105,29 @@ impl Kind for Kafka {
 struct Slot {
     advertised: String,
     listener: String,
+    pool: &'static Pool,
 }
 
-/// Those that no trial has.
-static FREE: Mutex<Option<Vec<(String, String)>>> = Mutex::new(None);
+/// Those of one broker that no trial has.
+struct Pool {
+    variable: &'static str,
+    free: Mutex<Option<Vec<(String, String)>>>,
+}
+
+/// Of the broker that asks for nothing.
+static OPEN: Pool = Pool { variable: "KAFKA_PROXIED", free: Mutex::new(None) };
+/// Of the secured one, with SASL over TLS.
+static GUARDED: Pool = Pool { variable: "KAFKA_SASL_PROXIED", free: Mutex::new(None) };
 
 impl Slot {
-    fn take() -> Self {
-        let mut free = FREE.lock().unwrap();
+    fn take(pool: &'static Pool) -> Self {
+        let mut free = pool.free.lock().unwrap();
         let slots = free.get_or_insert_with(|| {
-            let pairs = foreign::variable("KAFKA_PROXIED");
+            let pairs = foreign::variable(pool.variable);
             pairs.split(',').map(|pair| pair.split_once('=').expect("ADVERTISED=LISTENER")).map(|(one, two)| (one.to_owned(), two.to_owned())).collect()
         });
         let (advertised, listener) = slots.pop().expect("as many proxied listeners as trials at once: see --test-threads");
-        Self { advertised, listener }
+        Self { advertised, listener, pool }
     }
 
     /// The proxy of the trial before may still be going.
@@ -122,7 +144,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(free) = FREE.lock().unwrap().as_mut() {
+        if let Some(free) = self.pool.free.lock().unwrap().as_mut() {
             free.push((self.advertised.clone(), self.listener.clone()));
         }
     }
@@ -146,6 +168,59 @@ struct KafkaTarget {
     proxied: Option<(Proxy, Slot)>,
     letters: bool,
     up_bytes: Mutex<u64>,
+    /// On the secured broker.
+    login: Option<Login>,
+}
+
+/// Whoever writes to a topic of the secured broker: first one user, then another.
+struct Login {
+    topic: String,
+    first: CredentialSpec,
+}
+
+impl Login {
+    async fn new(topic: &str) -> Self {
+        Self { topic: topic.to_owned(), first: Self::user(topic).await }
+    }
+
+    /// A new user with SCRAM, who may write to the topic and keep a mark; made by the broker's own tools.
+    async fn user(topic: &str) -> CredentialSpec {
+        let (name, password) = (format!("user-{}", uuid::Uuid::new_v4().simple()), uuid::Uuid::new_v4().simple().to_string());
+        let scram = format!("SCRAM-SHA-512=[iterations=4096,password={password}]");
+        admin_tool(CONFIG_TOOL, &["--alter", "--add-config", &scram, "--entity-type", "users", "--entity-name", &name]).await;
+        admin_tool(ACL_TOOL, &[&["--add", "--allow-principal", &format!("User:{name}")][..], &Self::rights(topic)].concat()).await;
+        Self::spec(name, password)
+    }
+
+    fn rights(topic: &str) -> [&str; 9] {
+        // As prefixes: of the stream's transactional id and group nobody here knows more.
+        ["--operation", "All", "--resource-pattern-type", "prefixed", "--topic", topic, "--transactional-id", "datasink/", "--group=datasink/"]
+    }
+
+    fn spec(identity: String, secret: String) -> CredentialSpec {
+        let ca = std::fs::read_to_string(foreign::variable("KAFKA_CA")).expect("the authority's certificate is there");
+        let option = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let options = vec![option("security.protocol", "SASL_SSL"), option("sasl.mechanism", "SCRAM-SHA-512"), option("ssl.ca.pem", &ca)];
+        CredentialSpec { credential_type: CredentialType::Kafka, identity, secret, options }
+    }
+
+    /// The first user has no right any more, which ends what it has open, and no password, which keeps it out.
+    async fn retire_first(&self) {
+        let name = self.first.identity.as_str();
+        admin_tool(ACL_TOOL, &[&["--remove", "--force", "--allow-principal", &format!("User:{name}")][..], &Self::rights(&self.topic)].concat()).await;
+        admin_tool(CONFIG_TOOL, &["--alter", "--delete-config", "SCRAM-SHA-512", "--entity-type", "users", "--entity-name", name]).await;
+    }
+}
+
+const TOPIC_TOOL: &str = "org.apache.kafka.tools.TopicCommand";
+const ACL_TOOL: &str = "org.apache.kafka.tools.AclCommand";
+const CONFIG_TOOL: &str = "kafka.admin.ConfigCommand";
+
+/// Runs one of Kafka's own tools as the secured broker's admin.
+async fn admin_tool(class: &str, words: &[&str]) -> String {
+    let script = r#"exec java -Xmx128m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$KAFKA_LIB/*" \
+        "$0" --bootstrap-server "$KAFKA_SSL" --command-config "$KAFKA_ADMIN_CONFIG" "$@""#;
+    foreign::run(Command::new("bash").args(["-c", script, class]).args(words), "").await
 }
 
 impl KafkaTarget {
@@ -164,7 +239,11 @@ async fn tool(class: &str, words: &[&str]) -> String {
 impl KafkaTarget {
     /// Whether nothing was ever written to any partition, aborted records and marks of transactions included.
     async fn is_blank(&self) -> bool {
-        let ends = tool("GetOffsetShell", &["--topic", &self.topic]).await;
+        let words = ["--topic", &self.topic];
+        let ends = match &self.login {
+            None => tool("GetOffsetShell", &words).await,
+            Some(_) => admin_tool("org.apache.kafka.tools.GetOffsetShell", &words).await,
+        };
         ends.lines().all(|line| line.ends_with(":0"))
     }
 }
@@ -183,13 +262,20 @@ impl Target for KafkaTarget {
                 option("kafka_delivery", if self.exactly_once { "exactly_once" } else { "idempotent" }),
                 option("max_message_size", &message_bytes_max.to_string()),
             ],
-            credential: None,
+            credential: self.login.as_ref().map(|login| login.first.clone()),
         }
     }
 
     async fn read(&self, _: &Caller) -> Vec<Seen> {
-        let arguments = [self.topic.as_str(), "--isolation", "read_committed", "--print", "partition", "--idle-ms"];
-        let reader = |idle| async move { foreign::run(Command::new(foreign::file("tests/services/kafka-read")).args(arguments).arg(idle), "").await };
+        let mut arguments = [self.topic.as_str(), "--isolation", "read_committed", "--print", "partition"].map(str::to_owned).to_vec();
+        if self.login.is_some() {
+            arguments.extend(["--bootstrap".to_owned(), foreign::variable("KAFKA_SSL"), "--config".to_owned(), foreign::variable("KAFKA_ADMIN_CONFIG")]);
+        }
+        let reader = |idle| {
+            let mut command = Command::new(foreign::file("tests/services/kafka-read"));
+            command.args(&arguments).args(["--idle-ms", idle]);
+            async move { foreign::run(&mut command, "").await }
+        };
         let mut lines = reader(IDLE_MS).await;
         // A reader that found nothing may only have come too late on a busy machine; the partitions' ends tell.
         if lines.is_empty() && !self.is_blank().await {
@@ -209,7 +295,7 @@ impl Target for KafkaTarget {
     }
 
     async fn letters(&self) -> Arc<dyn Target> {
-        Arc::new(Self { topic: topic().await, exactly_once: self.exactly_once, proxied: None, letters: true, up_bytes: Mutex::default() })
+        Arc::new(Self { topic: topic().await, exactly_once: self.exactly_once, proxied: None, letters: true, up_bytes: Mutex::default(), login: None })
     }
 
     async fn lose_reply(&self) {
@@ -245,6 +331,25 @@ impl Target for KafkaTarget {
     async fn go_back(&self, _: &str, _: u64) {
         tool("TopicCommand", &["--delete", "--topic", &self.topic]).await;
         make_topic(&self.topic).await;
+    }
+
+    /// The right user with a password that is not its own.
+    fn wrong_credential(&self) -> CredentialSpec {
+        let first = &self.login.as_ref().expect("a destination that asks for a credential").first;
+        CredentialSpec { secret: "not-the-password-of-this-user".to_owned(), ..first.clone() }
+    }
+
+    async fn rotate(&self) -> CredentialSpec {
+        Login::user(&self.topic).await
+    }
+
+    async fn retire_first_credential(&self) {
+        self.login.as_ref().expect("a destination that asks for a credential").retire_first().await;
+    }
+
+    /// Each connection is one attempt to log in.
+    fn attempts(&self) -> u64 {
+        self.proxy().counts().accepted
     }
 
     fn nowhere(&self) -> (SinkSpec, String) {

@@ -137,7 +137,7 @@ impl Store {
     }
 
     fn credential(self) -> CredentialSpec {
-        let spec = |credential_type, identity: String, secret: String| CredentialSpec { credential_type, identity, secret };
+        let spec = |credential_type, identity: String, secret: String| CredentialSpec { credential_type, identity, secret, options: Vec::new() };
         match self {
             Self::S3 => spec(CredentialType::AwsAccessKey, foreign::variable("S3_ACCESS_KEY"), foreign::variable("S3_SECRET_KEY")),
             Self::Gcs => spec(CredentialType::GcsServiceAccountKeys, String::new(), service_account().to_string()),

@@ -104,7 +104,7 @@ fn memchr(body: &[u8], word: &str) -> bool {
 }
 
 fn token(secret: &str) -> CredentialSpec {
-    CredentialSpec { credential_type: CredentialType::Rest, identity: String::new(), secret: secret.to_owned() }
+    CredentialSpec { credential_type: CredentialType::Rest, identity: String::new(), secret: secret.to_owned(), options: Vec::new() }
 }
 
 #[async_trait]
