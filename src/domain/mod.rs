@@ -297,6 +297,7 @@ impl Domain {
         domain.furnish().await?;
         domain.0.rows.resume_drops().await.map_err(catalog::store_problem)?;
         domain.forget_old_answers().await?;
+        domain.forget_unfinished().await?;
         Ok(domain)
     }
 
@@ -491,6 +492,11 @@ impl Domain {
             Effect::RowsDropped(table) => {
                 if let Err(error) = self.0.rows.remove_all(table).await {
                     tracing::warn!(%error, "rows of a dropped table are left; the next start removes them");
+                }
+            }
+            Effect::StreamsDropped(table, beginning) => {
+                if let Err(error) = self.0.rows.forget_all(table, &beginning).await {
+                    tracing::warn!(%error, "marks of a dropped sink's streams are left; what they have put aside goes a day after their last record");
                 }
             }
             Effect::TokenEnded(id) => self.end_sessions_of_token(&id),
