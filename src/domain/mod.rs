@@ -297,7 +297,6 @@ impl Domain {
         domain.furnish().await?;
         domain.0.rows.resume_drops().await.map_err(catalog::store_problem)?;
         domain.forget_old_answers().await?;
-        domain.forget_unfinished().await?;
         Ok(domain)
     }
 
