@@ -148,7 +148,7 @@ async fn primary_keys_that_came_in_between_stop_a_finish_whole() {
 #[tokio::test]
 async fn it_is_announced() {
     let server = Server::start().await;
-    let request = datasink::api::pb::ShowSinkKindsRequest { kind: SinkKind::Local.into(), ..Default::default() };
+    let request = datasink::api::pb::ShowSinkKindsRequest { kind: SinkKind::Local.into() };
     let kinds = server.admin().sinks().show_sink_kinds(request).await.unwrap().into_inner().kinds;
     assert!(kinds[0].commit_on_finish);
 }
