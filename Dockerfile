@@ -27,8 +27,8 @@ EXPOSE 50051
 # SIGTERM drains, and is heard because the program itself is process 1. A drain takes up to 30 s and Docker waits 10:
 # `docker stop -t 35`, or stop_grace_period in Compose.
 STOPSIGNAL SIGTERM
-# Says only that something listens: the program has no health command of its own. What orchestrators should ask is
-# grpc.health.v1.Health on the same port, which also tells of a drain.
-HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/50051"]
+# Asks grpc.health.v1.Health, as orchestrators should: it also tells of a drain. A server with TLS is asked by its certificate's name: give
+# the container DATASINK_ADDRESS=https://NAME:50051 and, for an authority of one's own, DATASINK_CA_FILE.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["datasink", "health"]
 ENTRYPOINT ["datasink"]
 CMD ["serve", "--listen", "0.0.0.0:50051", "--data-dir", "/var/lib/datasink"]

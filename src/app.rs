@@ -247,6 +247,7 @@ impl App {
         let (health, health_service) = Health::new();
         health.announce(true).await;
         let mut watchers = vec![Owned::spawn(watch_health(health, lifecycle.clone(), store.clone())), Owned::spawn(warn_hourly(edge.warnings.clone()))];
+        watchers.push(Owned::spawn(forget_unfinished(domain.clone())));
         if settings.disk_free_bytes_min > 0 {
             watchers.push(Owned::spawn(watch_disk(guard, settings.data_dir.clone(), settings.disk_free_bytes_min)));
         }
@@ -531,6 +532,19 @@ async fn warn_hourly(warnings: Vec<&'static str>) {
     while !warnings.is_empty() {
         ticks.tick().await;
         tracing::warn!(?warnings, "this server is open to whoever reaches it");
+    }
+}
+
+/// What people began and did not finish does not stay for ever.
+async fn forget_unfinished(domain: Domain) {
+    let mut ticks = interval(WARN_EVERY);
+    loop {
+        ticks.tick().await;
+        match domain.forget_unfinished().await {
+            Ok(0) => {}
+            Ok(streams) => tracing::info!(streams, "unfinished ON_FINISH streams were forgotten: nothing was put aside by them for a day"),
+            Err(problem) => tracing::warn!(%problem, "unfinished ON_FINISH streams could not be forgotten; it is tried again in an hour"),
+        }
     }
 }
 

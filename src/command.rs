@@ -16,7 +16,7 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 clean; 64 usage or settings; 65 store corrupt, or a verification found faults; 69 cannot listen, or no server; 70 a bug; 74 store, key ring or audit log unavailable."
+    after_help = "Exit codes: 0 clean; 1 a server that takes no work (health); 64 usage or settings; 65 store corrupt, or a verification found faults; 69 cannot listen, or no server; 70 a bug; 74 store, key ring or audit log unavailable."
 )]
 pub struct Arguments {
     #[command(subcommand)]

@@ -95,6 +95,8 @@ pub const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 pub const DRAIN_GRACE: Duration = Duration::from_secs(20);
 /// From the signal to the exit, whatever clients do.
 pub const SHUTDOWN_MAX: Duration = Duration::from_secs(30);
+/// How long records of an unfinished ON_FINISH stream are kept where the service keeps them itself, from the last one on.
+pub const UNFINISHED_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// How long a `request_id` and its answer are kept.
 pub const REQUEST_ID_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// The default life of an access token.

@@ -207,6 +207,11 @@ pub fn glob_matches(glob: &str, text: &str) -> bool {
 pub struct StreamName(Arc<str>);
 
 impl StreamName {
+    /// Whether it is of one session only: nobody can open it again.
+    pub fn is_adhoc(&self) -> bool {
+        self.0.starts_with("adhoc:")
+    }
+
     /// Prefixes of streams that the server names itself.
     pub const RESERVED: [&'static str; 5] = ["monitor:", "export:", "dead-letters:", "once:", "adhoc:"];
 

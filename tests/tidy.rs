@@ -59,7 +59,7 @@ const FOLDER_ARROWS: &[(&str, &str)] =
 /// Third-party crates that one room owns: (crate, path prefixes under `src/`). A crate that is not named here may be used anywhere.
 const OWNED_CRATES: &[(&str, &[&str])] = &[
     ("tonic", &["api/", "cli/", "app.rs"]),
-    ("tonic_health", &["api/", "app.rs"]),
+    ("tonic_health", &["api/", "cli/", "app.rs"]),
     ("tonic_prost", &["api/"]),
     ("tonic_reflection", &["api/"]),
     ("tonic_types", &["api/", "cli/"]),

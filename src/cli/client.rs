@@ -100,6 +100,8 @@ fn root(fault: &dyn std::error::Error) -> String {
 pub enum CliError {
     /// The command line, a file or a token is wrong.
     Usage(String),
+    /// The server answers, and takes no work now.
+    NotServing(String),
     /// No server.
     Unreachable(String),
     /// The server refused, and the same again would be refused again.
@@ -109,9 +111,10 @@ pub enum CliError {
 }
 
 impl CliError {
-    /// 64 usage, 69 no server, 65 refused, 74 local input or output.
+    /// 1 not serving, 64 usage, 69 no server, 65 refused, 74 local input or output.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
+            Self::NotServing(_) => 1,
             Self::Usage(_) => 64,
             Self::Unreachable(_) => 69,
             Self::Refused(_) => 65,
@@ -129,7 +132,7 @@ impl From<Status> for CliError {
 impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(text) | Self::Unreachable(text) | Self::Local(text) => f.write_str(text),
+            Self::NotServing(text) | Self::Usage(text) | Self::Unreachable(text) | Self::Local(text) => f.write_str(text),
             Self::Refused(status) => {
                 write!(f, "{}", status.message())?;
                 let details = status.get_error_details();

@@ -2,6 +2,7 @@
 
 mod client;
 mod demo;
+mod health;
 mod push;
 mod source;
 
@@ -16,14 +17,17 @@ pub enum Command {
     Push(push::Args),
     /// Start a service, push a generated stream into a local table, show rows and rate, and stay up for grpcurl.
     Demo(demo::Args),
+    /// Ask a server whether it takes work (grpc.health.v1); exit code 0 only if it does.
+    Health(health::Args),
 }
 
 impl Command {
-    /// Runs the command; what fails is told on standard error in one sentence. Exit codes: 0 done, 64 usage, 69 no server, 65 refused by the server.
+    /// Runs the command; what fails is told on standard error in one sentence. Exit codes: 0 done, 1 not serving, 64 usage, 69 no server, 65 refused by the server.
     pub async fn run(self) -> ExitCode {
         let done = match self {
             Self::Push(args) => push::run(args).await,
             Self::Demo(args) => demo::run(args).await,
+            Self::Health(args) => health::run(args).await,
         };
         match done {
             Ok(()) => ExitCode::SUCCESS,

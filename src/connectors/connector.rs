@@ -162,9 +162,16 @@ pub struct StreamId {
     pub name: StreamName,
 }
 
+impl StreamId {
+    /// How the texts of all streams of a sink begin.
+    pub fn beginning(cluster: Uuid, sink: Uuid) -> String {
+        format!("{}/{}/", cluster.simple(), sink.simple())
+    }
+}
+
 impl fmt::Display for StreamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.cluster.simple(), self.sink.simple(), self.name)
+        write!(f, "{}{}", Self::beginning(self.cluster, self.sink), self.name)
     }
 }
 

@@ -188,6 +188,8 @@ pub(super) enum Effect {
     TokenEnded(String),
     /// Rows of this table go.
     RowsDropped(Uuid),
+    /// Streams of a dropped sink are to be forgotten by the table they wrote to: those whose names there begin like this.
+    StreamsDropped(Uuid, String),
 }
 
 /// A change under way: what it read is the condition of what it writes.

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     connectors::{
-        connector::{ConnectContext, Connector, Descriptor, Probe, SinkKind, StepResult},
+        connector::{ConnectContext, Connector, Descriptor, Probe, SinkKind, StepResult, StreamId},
         destination::Destination,
         options::{Bearing, OptionSpec, Options},
     },
@@ -435,6 +435,9 @@ impl Domain {
             draft.delete(STREAMS, key);
         }
         draft.effects.push(Effect::Tell(Which::Sink(row.head.uid), Directive::Stop(super::not_found::<SinkRow>(&row.head.name))));
+        if let Some(table) = row.table {
+            draft.effects.push(Effect::StreamsDropped(table, StreamId::beginning(self.0.cluster, row.head.uid)));
+        }
         Ok(())
     }
 

@@ -493,6 +493,11 @@ impl Domain {
                     tracing::warn!(%error, "rows of a dropped table are left; the next start removes them");
                 }
             }
+            Effect::StreamsDropped(table, beginning) => {
+                if let Err(error) = self.0.rows.forget_all(table, &beginning).await {
+                    tracing::warn!(%error, "marks of a dropped sink's streams are left; what they have put aside goes a day after their last record");
+                }
+            }
             Effect::TokenEnded(id) => self.end_sessions_of_token(&id),
         }
     }

@@ -1,6 +1,6 @@
 //! Why: local tables are what local sinks write and exports read; here they get names, owners and rights. Never touches a row but through `store::rows`.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -25,6 +25,7 @@ use crate::{
         connector::TableLookup,
         error::{ConnectorError, ConnectorErrorKind},
     },
+    limits,
     name::{PrincipalName, QualifiedName},
     problem::{Problem, Reason, Violation},
     record::{Batch, Change, DecodeError, Incoming, Ndjson, Payload, Piece, RecordFault, RecordFaultKind, RecordSchema, Records, decode_off_thread},
@@ -540,6 +541,20 @@ impl Domain {
     }
 }
 
+impl Domain {
+    /// Forgets what unfinished ON_FINISH streams have put aside in tables too long ago, or for sessions that nobody can open again; how many streams that were.
+    pub async fn forget_unfinished(&self) -> Result<u64, Problem> {
+        let now = self.0.ambient.now();
+        let live: BTreeSet<String> = self.0.sessions.live().into_iter().map(|session| session.stream.to_string()).collect();
+        let expired = |stream: &str, touched: Timestamp| !live.contains(stream) && (stream.contains("/adhoc:") || now.since(touched) > limits::UNFINISHED_KEPT);
+        let forgotten = self.0.rows.forget_staged(expired).await;
+        forgotten.map_err(|fault| match fault {
+            RowsError::Store(error) => store_problem(error),
+            _ => super::busy(),
+        })
+    }
+}
+
 fn inserted(written: Written) -> InsertedRows {
     InsertedRows { inserted: written.inserted, updated: written.updated, ignored: written.ignored }
 }
@@ -636,7 +651,8 @@ fn rows_problem(fault: RowsError, table: &QualifiedName) -> Problem {
                 .with("limit", limit.to_string())
                 .with("window", "table")
         }
-        RowsError::Busy | RowsError::Fenced(_) => super::busy(),
+        // Only a stream's finish can find its rows taken.
+        RowsError::Busy | RowsError::Fenced(_) | RowsError::Taken(_) => super::busy(),
         RowsError::Store(error) => store_problem(error),
     }
 }

@@ -1,4 +1,4 @@
-//! Why: what a JSON value means in a column is decided once, for typed records, Arrow and local tables alike. Never rounds, truncates or guesses.
+//! Why: what a JSON value means in a column is decided once, for typed records and Arrow alike; `store/row.rs` says what is a row of a table. Never rounds, truncates or guesses.
 //!
 //! | Column | JSON taken | JSON written |
 //! |---|---|---|
@@ -48,13 +48,6 @@ pub(super) enum Cell<'a> {
     Uuid(Uuid),
     /// JSON text without line breaks.
     Json(Cow<'a, str>),
-}
-
-impl RecordSchema {
-    /// That a record, given as the text of a JSON object, fits the columns. The first column at fault is named.
-    pub fn check_record(&self, record: &[u8]) -> Result<(), RecordFault> {
-        read(self, record).map(drop)
-    }
 }
 
 /// The values of one record in column order.

@@ -170,7 +170,7 @@ fn records_are_checked_against_columns() {
             Column { max_length: 2, ..column("b", ColumnType::Bytes) },
         ],
     };
-    let fault = |record: &str| schema.check_record(record.as_bytes()).err().map(|fault| fault.column.unwrap_or_default());
+    let fault = |record: &str| row::read(&schema, record.as_bytes()).err().map(|fault| fault.column.unwrap_or_default());
     for good in
         ["{}", r#"{"i":"-9223372036854775808"}"#, r#"{"i":-0}"#, r#"{"d":1.50,"s":"ab\n"}"#, r#"{"f":0.1,"d":"-999.99"}"#, r#"{"b":"AQI="}"#, r#"{"\u0069":1}"#]
     {

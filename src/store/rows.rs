@@ -1,5 +1,8 @@
 //! Why: local tables: the rows of a unit, its stream's mark and its fence change in one transaction. Never authorizes and never knows a sink.
 
+mod scan;
+mod staged;
+
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, PoisonError},
@@ -10,6 +13,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+pub use self::{
+    scan::Scan,
+    staged::{Finished, Staged, Staging},
+};
 use super::{SharedStore, StoreError, Table, Transaction, row::Row};
 use crate::limits;
 
@@ -17,7 +24,7 @@ use crate::limits;
 const ROWS: Table = Table { name: "rows", verified_at_open: false };
 /// Marks of streams, keyed by table and stream; they also carry what each stream added to its table.
 const MARKS: Table = Table { name: "row_marks", verified_at_open: true };
-/// Tables whose rows are still being removed.
+/// Tables whose rows are still being removed, and stages likewise.
 const DROPS: Table = Table { name: "row_drops", verified_at_open: true };
 
 /// The pseudo stream that counts rows inserted without one; no stream name begins like it.
@@ -40,8 +47,10 @@ pub struct Rows {
 struct Known {
     /// The next free row number, in a table without a primary key.
     next_row: Option<u64>,
-    /// Bytes of all its rows.
+    /// Bytes of all its rows, staged ones included.
     bytes: Option<u64>,
+    /// Whether no finished stage waits to be folded into the rows.
+    folded: bool,
 }
 
 /// A stream's progress in a table, and what it added there.
@@ -61,10 +70,13 @@ pub struct StreamMark {
     pub rows: u64,
     /// By how many bytes it made the table grow; modulo 2^64, because it may have replaced larger rows of other streams.
     pub bytes: u64,
+    /// What an unfinished ON_FINISH stream has put aside; nobody sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<Staged>,
 }
 
 /// What to do with a row whose primary key is there already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum OnConflict {
     /// Refuse it.
     #[default]
@@ -108,6 +120,9 @@ pub enum RowsError {
     /// The row at this place has a primary key that is there already, or twice among the new rows; [`Rows::duplicates`] tells the others.
     #[error("row {0} has a primary key that is there already")]
     Duplicate(usize),
+    /// So many staged rows have primary keys that came to be in the table since they were staged; nothing was written.
+    #[error("{0} rows have primary keys that are there already")]
+    Taken(u64),
     /// The table would grow beyond its limit of bytes.
     #[error("the table would grow beyond {0} bytes")]
     Full(u64),
@@ -121,21 +136,28 @@ pub enum RowsError {
 
 /// What moves with rows: the mark of their stream, or the counter of rows without one.
 enum Behind {
-    Stream { key: Vec<u8>, old: StreamMark, new: StreamMark },
+    Stream {
+        key: Vec<u8>,
+        old: StreamMark,
+        new: StreamMark,
+    },
+    /// A stream whose rows are put aside.
+    Stage {
+        key: Vec<u8>,
+        old: StreamMark,
+        new: StreamMark,
+        stage: Staged,
+    },
     Inserts,
 }
 
-/// Rows of one table and how far a scan of it is.
-#[derive(Debug)]
-pub struct Scan {
-    rows: Rows,
-    table: Uuid,
-    /// The last key of the store that was read, and how many rows of its value were given.
-    after: Option<Vec<u8>>,
-    skip: usize,
-    /// Row numbers from here on came after the scan began; keyed tables have none.
-    until: Option<u64>,
-    ended: bool,
+impl Behind {
+    fn stage(&self) -> Option<&Staged> {
+        match self {
+            Self::Stage { stage, .. } => Some(stage),
+            Self::Stream { .. } | Self::Inserts => None,
+        }
+    }
 }
 
 impl Rows {
@@ -144,14 +166,16 @@ impl Rows {
         Self { store, table_bytes_max, known: Arc::default() }
     }
 
-    /// Goes on with removals that a crash interrupted. Call it once at start.
+    /// Goes on with removals and with the folding of finished stages that a crash interrupted. Call it once at start.
     pub async fn resume_drops(&self) -> Result<(), StoreError> {
         for (key, _) in self.store.scan(DROPS, b"", None, usize::MAX).await? {
-            if let Ok(table) = Uuid::from_slice(&key) {
-                self.remove_all(table).await?;
+            match (Uuid::from_slice(&key), key.split_at_checked(16).map(|(table, stage)| (Uuid::from_slice(table), Uuid::from_slice(stage)))) {
+                (Ok(table), _) => self.remove_all(table).await?,
+                (_, Some((Ok(table), Ok(stage)))) => self.remove_stage(table, stage).await?,
+                _ => {}
             }
         }
-        Ok(())
+        self.resume_folds().await
     }
 
     /// Adds to `transaction` the note that `table` is to be emptied; call [`Rows::remove_all`] when it has happened.
@@ -163,7 +187,7 @@ impl Rows {
     /// Removes the rows and marks of a table that is noted as dropped.
     pub async fn remove_all(&self, table: Uuid) -> Result<(), StoreError> {
         // Marks first: without its mark no stream can add rows any more.
-        for part in [MARKS, ROWS] {
+        for part in [MARKS, staged::PUBLISHED, ROWS, staged::STAGED] {
             loop {
                 let entries = self.store.scan(part, table.as_bytes(), None, 256).await?;
                 if entries.is_empty() {
@@ -187,6 +211,16 @@ impl Rows {
         Ok(size)
     }
 
+    /// Bytes of all rows of a table, those that unfinished streams have put aside included.
+    async fn held(&self, table: Uuid) -> Result<u64, StoreError> {
+        let mut held = 0_u64;
+        for (_, value) in self.store.scan(MARKS, table.as_bytes(), None, usize::MAX).await? {
+            let mark = decode_mark(&value)?;
+            held = held.wrapping_add(mark.bytes).wrapping_add(mark.staged.map_or(0, |staged| staged.bytes));
+        }
+        Ok(held)
+    }
+
     /// Grants an epoch of at least `at_least` and above all granted before, and tells the mark. Older writers fail from here on.
     pub async fn fence(&self, table: Uuid, stream: &str, at_least: u64) -> Result<(StreamMark, bool), RowsError> {
         let key = mark_key(table, stream);
@@ -205,21 +239,39 @@ impl Rows {
         Err(RowsError::Busy)
     }
 
-    /// Forgets a stream. What it added to the table still counts.
+    /// Forgets a stream. What it added to the table still counts; what it has put aside goes.
     pub async fn forget(&self, table: Uuid, stream: &str) -> Result<(), RowsError> {
-        let (key, inserts) = (mark_key(table, stream), mark_key(table, INSERTS));
+        self.forget_if(table, &mark_key(table, stream), |_| true).await.map(drop)
+    }
+
+    /// Forgets the stream of a mark, if it is as `wanted`; whether it was.
+    async fn forget_if(&self, table: Uuid, key: &[u8], wanted: impl Fn(&StreamMark) -> bool) -> Result<bool, RowsError> {
+        let inserts = mark_key(table, INSERTS);
         for _ in 0..ATTEMPTS_MAX {
-            let Some(found) = self.store.get(MARKS, &key).await? else { return Ok(()) };
+            let Some(found) = self.store.get(MARKS, key).await? else { return Ok(false) };
             let old = decode_mark(&found)?;
-            let sum = self.store.get(MARKS, &inserts).await?;
-            let mut total = sum.as_deref().map(decode_mark).transpose()?.unwrap_or_default();
-            (total.rows, total.bytes) = (total.rows + old.rows, total.bytes.wrapping_add(old.bytes));
-            let transaction = Transaction::new().expect(MARKS, key.clone(), Some(found)).expect(MARKS, inserts.clone(), sum);
-            match self.store.transact(transaction.delete(MARKS, key.clone()).put(MARKS, inserts.clone(), encode_mark(&total)?)).await {
-                Ok(()) => return Ok(()),
-                Err(StoreError::Conflict(_)) => {}
+            if !wanted(&old) {
+                return Ok(false);
+            }
+            let mut transaction = Transaction::new().expect(MARKS, key, Some(found)).delete(MARKS, key);
+            if (old.rows, old.bytes) != (0, 0) {
+                let sum = self.store.get(MARKS, &inserts).await?;
+                let mut total = sum.as_deref().map(decode_mark).transpose()?.unwrap_or_default();
+                (total.rows, total.bytes) = (total.rows + old.rows, total.bytes.wrapping_add(old.bytes));
+                transaction = transaction.expect(MARKS, inserts.clone(), sum).put(MARKS, inserts.clone(), encode_mark(&total)?);
+            }
+            if let Some(staged) = old.staged {
+                transaction = transaction.put(DROPS, staged::stage_key(table, staged.id, &[]), Bytes::new());
+            }
+            match self.store.transact(transaction).await {
+                Ok(()) => {}
+                Err(StoreError::Conflict(_)) => continue,
                 Err(other) => return Err(other.into()),
             }
+            if let Some(staged) = old.staged {
+                self.remove_stage(table, staged.id).await?;
+            }
+            return Ok(true);
         }
         Err(RowsError::Busy)
     }
@@ -235,10 +287,16 @@ impl Rows {
         on_conflict: OnConflict,
     ) -> Result<(StreamMark, Written), RowsError> {
         let key = mark_key(table, stream);
-        match self.write(table, rows, on_conflict, &Behind::Stream { key: key.clone(), old, new }).await {
+        let written = self.write(table, rows, on_conflict, &Behind::Stream { key: key.clone(), old, new }).await;
+        self.fenced(&key, &old, written).await
+    }
+
+    /// Tells a writer that was too slow from one that has no right to write any more.
+    async fn fenced(&self, key: &[u8], old: &StreamMark, written: Result<(Written, StreamMark), RowsError>) -> Result<(StreamMark, Written), RowsError> {
+        match written {
             // A mark that is not as this writer left it belongs to a newer one.
-            Err(RowsError::Busy) => match self.store.get(MARKS, &key).await? {
-                Some(found) if decode_mark(&found)? != old => Err(RowsError::Fenced(decode_mark(&found)?.epoch)),
+            Err(RowsError::Busy) => match self.store.get(MARKS, key).await? {
+                Some(found) if decode_mark(&found)? != *old => Err(RowsError::Fenced(decode_mark(&found)?.epoch)),
                 Some(_) => Err(RowsError::Busy),
                 None => Err(RowsError::Fenced(old.epoch)),
             },
@@ -255,7 +313,12 @@ impl Rows {
     async fn add_mark(&self, table: Uuid, behind: &Behind, written: Written, transaction: Transaction) -> Result<(Transaction, StreamMark), RowsError> {
         let (key, found, mark) = match behind {
             Behind::Stream { key, old, new } => {
-                let mark = StreamMark { epoch: old.epoch, rows: old.rows + written.inserted, bytes: written.grown(old.bytes), ..*new };
+                let mark = StreamMark { epoch: old.epoch, rows: old.rows + written.inserted, bytes: written.grown(old.bytes), staged: old.staged, ..*new };
+                (key.clone(), Some(encode_mark(old)?), mark)
+            }
+            Behind::Stage { key, old, new, stage } => {
+                let staged = Staged { rows: stage.rows + written.inserted, bytes: written.grown(stage.bytes), ..*stage };
+                let mark = StreamMark { epoch: old.epoch, rows: old.rows, bytes: old.bytes, staged: Some(staged), ..*new };
                 (key.clone(), Some(encode_mark(old)?), mark)
             }
             Behind::Inserts => {
@@ -278,19 +341,26 @@ impl Rows {
             let mut now = known.lock().await;
             let bytes = match now.bytes {
                 Some(bytes) => bytes,
-                None => self.size(table).await?.1,
+                None => self.held(table).await?,
             };
+            if keyed && !now.folded {
+                self.fold(table).await?;
+                now.folded = true;
+            }
             let (written, transaction) = if keyed {
-                self.keyed(table, rows, on_conflict).await?
+                self.keyed(table, rows, on_conflict, behind.stage()).await?
             } else if rows.is_empty() {
                 (Written::default(), Transaction::new())
+            } else if let Some(stage) = behind.stage() {
+                let (written, transaction) = packed(staged::STAGED, &staged::stage_key(table, stage.id, &[]), stage.rows, rows);
+                (Written { first_row: None, ..written }, transaction)
             } else {
                 let first = match now.next_row {
                     Some(first) => first,
                     None => self.first_free(table).await?,
                 };
                 now.next_row = Some(first + rows.len() as u64);
-                packed(table, first, rows)
+                packed(ROWS, table.as_bytes(), first, rows)
             };
             let grown = written.grown(bytes);
             if grown > self.table_bytes_max && written.bytes > written.replaced_bytes {
@@ -355,18 +425,25 @@ impl Rows {
         Ok(free)
     }
 
-    async fn keyed(&self, table: Uuid, rows: &[Row], on_conflict: OnConflict) -> Result<(Written, Transaction), RowsError> {
+    /// What rows with primary keys do to the table, or to a stage of it. Staged rows meet the table's own when the stream is finished; only where a meeting is an error they
+    /// do so at once, as long as each can be named.
+    async fn keyed(&self, table: Uuid, rows: &[Row], on_conflict: OnConflict, stage: Option<&Staged>) -> Result<(Written, Transaction), RowsError> {
+        let (part, head) = stage.map_or_else(|| (ROWS, table.as_bytes().to_vec()), |stage| (staged::STAGED, staged::stage_key(table, stage.id, &[])));
         let mut written = Written::default();
         let mut transaction = Transaction::new();
         let mut mine: HashMap<&[u8], u64> = HashMap::new();
         for (place, row) in rows.iter().enumerate() {
             let Some(primary) = &row.key else { return Err(RowsError::Duplicate(place)) };
-            let key = row_key(table, primary);
+            let key = [head.as_slice(), primary].concat();
             let length = row.json.len() as u64;
             // The row this one would meet: one of its own batch, or the stored one.
             let met = match mine.get(primary.as_slice()) {
                 Some(length) => Some(*length),
-                None => self.store.get(ROWS, &key).await?.map(|value| value.len().saturating_sub(PACK_HEAD) as u64),
+                None => self.store.get(part, &key).await?.map(|value| row_bytes(&value)),
+            };
+            let met = match met {
+                None if stage.is_some() && on_conflict == OnConflict::Error => self.store.get(ROWS, &row_key(table, primary)).await?.map(|_| 0),
+                met => met,
             };
             match (met, on_conflict) {
                 (Some(_), OnConflict::Error) => return Err(RowsError::Duplicate(place)),
@@ -380,91 +457,31 @@ impl Rows {
                 }
                 (None, _) => {
                     written.inserted += 1;
-                    transaction = transaction.absent(ROWS, key.clone());
+                    transaction = transaction.absent(part, key.clone());
                 }
             }
             mine.insert(primary, length);
             written.bytes += length;
-            transaction = transaction.put(ROWS, key, pack(std::slice::from_ref(row)));
+            transaction = transaction.put(part, key, pack(std::slice::from_ref(row)));
         }
         Ok((written, transaction))
     }
 
     /// The places of all rows whose primary key is there already, or came before among them: a caller that must leave them out learns of them at once.
-    pub async fn duplicates(&self, table: Uuid, rows: &[Row]) -> Result<Vec<usize>, StoreError> {
+    /// `staged`: what their own stream has put aside.
+    pub async fn duplicates(&self, table: Uuid, rows: &[Row], staged: Option<Staged>) -> Result<Vec<usize>, StoreError> {
         let mut mine = HashSet::new();
         let mut places = Vec::new();
         for (place, primary) in rows.iter().enumerate().filter_map(|(place, row)| Some((place, row.key.as_deref()?))) {
-            if !mine.insert(primary) || self.store.get(ROWS, &row_key(table, primary)).await?.is_some() {
+            let aside = match staged {
+                Some(staged) => self.store.get(staged::STAGED, &staged::stage_key(table, staged.id, primary)).await?,
+                None => None,
+            };
+            if !mine.insert(primary) || aside.is_some() || self.store.get(ROWS, &row_key(table, primary)).await?.is_some() {
                 places.push(place);
             }
         }
         Ok(places)
-    }
-
-    /// Begins a scan, or goes on with one from its token.
-    pub async fn scan(&self, table: Uuid, keyed: bool, token: Option<&[u8]>) -> Result<Scan, StoreError> {
-        let until = if keyed { None } else { Some(self.first_free(table).await?) };
-        let fresh = Scan { rows: self.clone(), table, after: None, skip: 0, until, ended: false };
-        Ok(match token {
-            None => fresh,
-            Some(token) => fresh.resumed(token),
-        })
-    }
-}
-
-impl Scan {
-    /// At most `limit` more rows in key order, about a megabyte at most; empty at the end. Tables without a primary key give what was there when the scan
-    /// began; others give each row as it is when it is reached.
-    pub async fn next(&mut self, limit: usize) -> Result<Vec<Bytes>, StoreError> {
-        let mut given = Vec::new();
-        let mut bytes = 0;
-        while !self.ended && given.len() < limit && bytes < 1 << 20 {
-            // The value that was cut by a limit is read again.
-            let entries = self.rows.store.scan(ROWS, self.table.as_bytes(), self.after.as_deref(), 64).await?;
-            self.ended = entries.is_empty();
-            for (key, value) in entries {
-                if self.until.is_some_and(|until| number_of(&key).is_ok_and(|number| number >= until)) {
-                    self.ended = true;
-                    break;
-                }
-                let all = unpack(&value)?;
-                let take = (all.len() - self.skip.min(all.len())).min(limit - given.len());
-                given.extend(all.iter().skip(self.skip).take(take).cloned());
-                bytes += value.len();
-                if self.skip + take < all.len() {
-                    self.skip += take;
-                    return Ok(given);
-                }
-                self.skip = 0;
-                self.after = Some(key);
-                if given.len() >= limit || bytes >= 1 << 20 {
-                    return Ok(given);
-                }
-            }
-        }
-        Ok(given)
-    }
-
-    /// Where to go on; opaque to others.
-    pub fn token(&self) -> Vec<u8> {
-        let mut token = Vec::new();
-        token.put_u64(self.until.unwrap_or(u64::MAX));
-        token.put_u32(u32::try_from(self.skip).unwrap_or(u32::MAX));
-        token.extend_from_slice(self.after.as_deref().unwrap_or_default());
-        token
-    }
-
-    fn resumed(mut self, token: &[u8]) -> Self {
-        if let Some((head, after)) = token.split_at_checked(12) {
-            let (until, skip) = head.split_at(8);
-            let until = u64::from_be_bytes(until.try_into().expect("eight bytes"));
-            self.until = self.until.map(|now| now.min(until));
-            self.skip = u32::from_be_bytes(skip.try_into().expect("four bytes")) as usize;
-            // A token of another table would leave this table's keys.
-            self.after = Some(after.to_vec()).filter(|after| after.starts_with(self.table.as_bytes()));
-        }
-        self
     }
 }
 
@@ -489,8 +506,8 @@ fn decode_mark(value: &[u8]) -> Result<StreamMark, StoreError> {
     serde_json::from_slice(value).map_err(|fault| StoreError::Corrupt(format!("a stream's mark cannot be read: {fault}")))
 }
 
-/// Small rows share values: the engine's cost is by key.
-fn packed(table: Uuid, first: u64, rows: &[Row]) -> (Written, Transaction) {
+/// Small rows share values: the engine's cost is by key. Keys are `head` and the number of their first row.
+fn packed(part: Table, head: &[u8], first: u64, rows: &[Row]) -> (Written, Transaction) {
     let mut written = Written { inserted: rows.len() as u64, first_row: (!rows.is_empty()).then_some(first), ..Written::default() };
     let mut transaction = Transaction::new();
     let mut from = 0;
@@ -502,8 +519,8 @@ fn packed(table: Uuid, first: u64, rows: &[Row]) -> (Written, Transaction) {
             to += 1;
         }
         written.bytes += rows[from..to].iter().map(|row| row.json.len() as u64).sum::<u64>();
-        let key = row_key(table, &(first + from as u64).to_be_bytes());
-        transaction = transaction.absent(ROWS, key.clone()).put(ROWS, key, pack(&rows[from..to]));
+        let key = [head, &(first + from as u64).to_be_bytes()].concat();
+        transaction = transaction.absent(part, key.clone()).put(part, key, pack(&rows[from..to]));
         from = to;
     }
     (written, transaction)
@@ -521,7 +538,15 @@ fn pack(rows: &[Row]) -> Bytes {
     value.freeze()
 }
 
+/// The bytes of the one row of a value.
+fn row_bytes(value: &[u8]) -> u64 {
+    value.len().saturating_sub(PACK_HEAD) as u64
+}
+
 fn count_of(value: &[u8]) -> Result<u64, StoreError> {
+    if let Some(segment) = staged::Segment::of(value)? {
+        return Ok(segment.rows);
+    }
     let head = value.get(..PACK_HEAD).and_then(|head| head.try_into().ok()).map(u32::from_be_bytes);
     head.map(u64::from).ok_or_else(|| StoreError::Corrupt("a value of rows has no head".to_owned()))
 }

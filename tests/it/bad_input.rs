@@ -11,8 +11,8 @@ use std::{
 
 use datasink::api::pb::{
     AlterDataSinkRequest, Column, ColumnType, CreateAccessTokenRequest, CreateDataSinkRequest, CreateTableRequest, DrainReason, DropDataSinkRequest,
-    DropPushStreamRequest, ObjectType, PermissionKind, PushOnceRequest, RecordBatch, RecordErrorPolicy, RecordSchema, RevokePermissionRequest, ScanRowsRequest,
-    ShowDataSinkRequest, ShowPushStreamRequest, push_request, push_response, record_batch,
+    DropPushStreamRequest, EndReason, ObjectType, PermissionKind, PushOnceRequest, RecordBatch, RecordErrorPolicy, RecordSchema, RevokePermissionRequest,
+    ScanRowsRequest, ShowDataSinkRequest, ShowPushStreamRequest, WhoAmIRequest, push_request, push_response, record_batch,
 };
 use datasink::clock::{Ambient, Clock, SystemIds, Timestamp};
 use tonic::Code;
@@ -320,6 +320,47 @@ async fn an_access_token_that_expires_ends_the_stream_and_what_was_acknowledged_
     let (_, opened) = Stream::open(&admin, open("default.s", "mine")).await;
     assert_eq!(opened.next_offset, 4);
     assert_eq!(admin.rows("default.t").await.len(), 4);
+}
+
+#[tokio::test]
+async fn one_session_too_many_is_refused_until_another_ends() {
+    let server = Server::start_with(|settings| settings.sessions_max = 2).await;
+    let admin = server.admin();
+    admin.table_and_sink("default.t", "default.s").await;
+    let (_first, _) = Stream::open(&admin, open("default.s", "a")).await;
+    let (mut second, _) = Stream::open(&admin, open("default.s", "b")).await;
+    let refused = Stream::refused(&admin, open("default.s", "c")).await;
+    assert_error(&refused, Code::ResourceExhausted, "TOO_MANY_STREAMS");
+    assert_eq!(fact(&refused, "limit"), "2");
+    assert!(refused.get_error_details().retry_info().is_some(), "{refused:?}");
+    second.half_close();
+    second.ended().await;
+    let (mut third, _) = Stream::open(&admin, open("default.s", "c")).await;
+    third.numbers(0, 3).await;
+    third.acked(3).await;
+}
+
+#[tokio::test]
+async fn an_old_connection_is_left_by_new_calls_and_its_streams_live_on() {
+    let server = Server::start_with(|settings| settings.connection_age = Duration::from_millis(300)).await;
+    let admin = server.admin();
+    admin.table_and_sink("default.t", "default.s").await;
+    let (mut stream, _) = Stream::open(&admin, open("default.s", "a")).await;
+    // A call that meets the end of its connection fails on our side; whoever calls again has a new one.
+    let peer = async || admin.server().who_am_i(WhoAmIRequest {}).await.map(|answer| answer.into_inner().peer).ok();
+    let live = ShowPushStreamRequest { only_live: true, ..ShowPushStreamRequest::default() };
+    let first = admin.push().show_push_stream(live).await.unwrap().into_inner().streams[0].peer.clone();
+    for turn in 0.. {
+        stream.numbers(turn * 5, 5).await;
+        stream.acked(turn * 5 + 5).await;
+        if peer().await.is_some_and(|peer| peer != first) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    stream.ping(1).await;
+    stream.finish().await;
+    assert_eq!(stream.ended().await.reason(), EndReason::Committed);
 }
 
 #[tokio::test]

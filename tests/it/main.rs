@@ -5,6 +5,7 @@
 mod authorization;
 mod bad_input;
 mod laws;
+mod on_finish;
 mod receiver;
 mod stream;
 mod support;

@@ -7,7 +7,7 @@ use datasink::{
         Column, ColumnType, CreateAccessTokenRequest, CreateDataSinkRequest, CreatePrincipalRequest, CreateTableRequest, GrantPermissionRequest, ObjectType,
         PermissionKind, PrincipalKind, RecordEncoding, RecordSchema, ScanRowsRequest, credential_service_client::CredentialServiceClient,
         data_sink_service_client::DataSinkServiceClient, permission_service_client::PermissionServiceClient, push_service_client::PushServiceClient,
-        record_batch, table_service_client::TableServiceClient,
+        record_batch, server_service_client::ServerServiceClient, table_service_client::TableServiceClient,
     },
     app::{App, Parts, Running},
     clock::Ambient,
@@ -41,7 +41,9 @@ impl Server {
 
     /// With a clock of the test's own.
     pub async fn start_at(ambient: Ambient, change: impl FnOnce(&mut Settings)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // `tests/run` looks through what servers leave behind.
+        let kept = std::env::var_os("TEST_FILES_KEPT").is_some();
+        let dir = tempfile::Builder::new().prefix("datasink-it-").disable_cleanup(kept).tempdir().unwrap();
         let mut settings = Settings::defaults();
         settings.listen = "127.0.0.1:0".to_owned();
         settings.data_dir = dir.path().join("data");
@@ -105,6 +107,10 @@ impl Caller {
 
     pub fn credentials(&self) -> CredentialServiceClient<Via> {
         CredentialServiceClient::new(self.via())
+    }
+
+    pub fn server(&self) -> ServerServiceClient<Via> {
+        ServerServiceClient::new(self.via())
     }
 }
 

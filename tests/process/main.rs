@@ -5,6 +5,7 @@
 mod audit;
 mod canary;
 mod cli;
+mod on_finish;
 mod reflection;
 mod secrets;
 mod server;

@@ -28,7 +28,10 @@ use tonic_health::pb::health_client::HealthClient;
 /// Longer than any honest start or stop on a busy machine; a test that waits this long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Where servers run one after another: a folder with the data directory and all output. Gone with the value.
+/// Set by `tests/run`: what servers leave behind stays, so that it can be looked through for secrets.
+const KEPT: &str = "TEST_FILES_KEPT";
+
+/// Where servers run one after another: a folder with the data directory and all output. Gone with the value, unless it is to be kept.
 pub struct Place {
     folder: tempfile::TempDir,
     runs: AtomicUsize,
@@ -36,7 +39,9 @@ pub struct Place {
 
 impl Place {
     pub fn new() -> Self {
-        Self { folder: tempfile::Builder::new().prefix("datasink-process-").tempdir().expect("a temporary folder"), runs: AtomicUsize::new(0) }
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("datasink-process-").disable_cleanup(std::env::var_os(KEPT).is_some());
+        Self { folder: builder.tempdir().expect("a temporary folder"), runs: AtomicUsize::new(0) }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -257,6 +262,25 @@ impl Process {
     pub async fn end(mut self) -> Ended {
         let status = self.wait(self.patience).await;
         Ended { status, stdout: self.stdout(), stderr: self.stderr() }
+    }
+}
+
+/// Zeros that only hold room: nobody needs to look through them.
+fn remove_ballast(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => remove_ballast(&entry.path()),
+            Ok(_) if entry.file_name() == "ballast" => {
+                let _ = fs::remove_file(entry.path());
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        remove_ballast(self.folder.path());
     }
 }
 

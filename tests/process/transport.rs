@@ -370,3 +370,50 @@ async fn a_message_over_the_limit_is_told_so_and_spares_the_connection() {
 fn blob(bytes: usize) -> RecordBatch {
     RecordBatch { payload: Some(record_batch::Payload::Ndjson(vec![b' '; bytes].into())), ..RecordBatch::default() }
 }
+
+fn health<'p>(place: &'p Place, address: &str) -> Run<'p> {
+    place.program(&["health", "--address", address])
+}
+
+#[tokio::test]
+async fn the_health_command_tells_by_its_exit_code_over_every_way_in() {
+    let place = Place::new();
+    let authority = Authority::new("authority");
+    let ca = place.file("ca.pem", authority.pem());
+
+    let server = with_certificate(&place, &authority.server()).start().await;
+    let https = format!("https://{}", server.address());
+    let ended = health(&place, &https).arg("--ca-file").arg(&ca).end().await;
+    assert_eq!((ended.code(), ended.stdout.trim()), (0, "SERVING"), "{}", ended.stderr);
+    // An authority that nobody trusts, and plain text where there is TLS.
+    health(&place, &https).end().await.refused(69, &[server.address()]);
+    health(&place, &server.url()).end().await.refused(69, &[server.address()]);
+    server.stop().await;
+
+    let socket = place.path("health.sock");
+    let server = place.serve().args(&["--listen", &format!("unix:{}", socket.display())]).start().await;
+    let unix = format!("unix://{}", socket.display());
+    let ended = health(&place, &unix).args(&["--service", "datasink.v1.PushService"]).end().await;
+    assert_eq!((ended.code(), ended.stdout.trim()), (0, "SERVING datasink.v1.PushService"), "{}", ended.stderr);
+    server.stop().await;
+    health(&place, &unix).end().await.refused(69, &[&unix]);
+
+    let mut server = place.serve().args(&["--drain-delay", "20s"]).start().await;
+    let url = server.url();
+    assert_eq!(health(&place, &url).end().await.code(), 0);
+    health(&place, &url).args(&["--service", "datasink.v1.NoService"]).end().await.refused(65, &["datasink.v1.NoService"]);
+    health(&place, "nonsense").end().await.refused(64, &["nonsense"]);
+    server.process.signal("TERM");
+    let drained = async {
+        loop {
+            let ended = health(&place, &url).args(&["--service", "datasink.v1.PushService"]).end().await;
+            if ended.code() != 0 {
+                return ended;
+            }
+        }
+    };
+    let ended = tokio::time::timeout(PATIENCE, drained).await.expect("a drain is seen");
+    assert_eq!((ended.code(), ended.stdout.trim()), (1, "NOT_SERVING datasink.v1.PushService"), "{}", ended.stderr);
+    server.process.signal("TERM");
+    server.process.wait(PATIENCE).await;
+}

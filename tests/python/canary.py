@@ -16,6 +16,10 @@ SECRETS = {
     "header_value": 'cAn4ry-"run-two+/=<a&b>%\\header',
     "a misplaced secret": 'cAn4ry-"run-three+/=<a&b>%\\stray',
     "signing_secret": "whsec_Y0FuNHJ5IGtleSBvZiB0aGUgd2hvbGUgdGVzdCBydW4h",
+    # Of tests/process/canary.rs, whose servers leave their files, too.
+    "the Rust tests' secret": 'cAn4ry"one+/=<a&b>%\\bearer',
+    "the Rust tests' second secret": 'cAn4ry"two+/=<a&b>%\\bearer',
+    "the Rust tests' header_value": 'cAn4ry"three+/=<a&b>%\\header',
 }
 # Left in a server's folder once it has the secrets.
 PLANTED = "canary-planted"

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use self::writer::LocalWriter;
+use self::writer::{Aside, LocalWriter};
 use super::{
     connector::{
         CommitMode, ConnectContext, Connector, Delivery, Descriptor, Epoch, Example, FoundMark, Guarantee, Guide, Kind, Opened, Probe, ProbeStep, SinkKind,
@@ -33,14 +33,15 @@ static DESCRIPTOR: Descriptor = Descriptor {
     options: &options::OPTIONS,
     credential_types: &[],
     guarantee: Guarantee::ExactlyOnce,
-    commit_on_finish: false,
+    commit_on_finish: true,
     unavailable: None,
     guide: Guide {
         basis: "Rows, mark and fence change in one transaction of the local store, synced to disk before the ack; an older writer's transaction fails in the store.",
         limits: &[
             "Members of a record must be columns of the table; the first one that is not is named.",
             "A record has at most 1 MiB as JSON text, a table at most the server's setting table_bytes_max.",
-            "Rows are visible as they are written: COMMIT_MODE_ON_FINISH is refused.",
+            "With COMMIT_MODE_ON_FINISH rows lie aside in the store, count towards table_bytes_max, and are all there in one transaction with finish; a stream that is not finished is forgotten with them a day after its last record.",
+            "Where on_conflict is error, a finish is refused whole if rows with the same primary keys came into the table since the records were acknowledged.",
         ],
         examples: &[Example { scheme: "none: the table belongs to this service", destination: "table://default.staff", options: &[], credential: None }],
     },
@@ -119,23 +120,27 @@ impl Connector for LocalConnector {
         Probe { steps, checked: cx.ambient.now() }
     }
 
-    async fn open(&self, _: &ConnectContext, stream: &StreamId, epoch: Epoch, terms: &Terms) -> Result<Opened, ConnectorError> {
-        if terms.commit_mode == CommitMode::OnFinish {
-            let text = format!("{} shows rows as they are written; open the stream with COMMIT_MODE_CONTINUOUS", self.uri);
-            return Err(ConnectorError::new(ConnectorErrorKind::Misconfigured, text).with("wanted", "COMMIT_MODE_ON_FINISH"));
-        }
+    async fn open(&self, cx: &ConnectContext, stream: &StreamId, epoch: Epoch, terms: &Terms) -> Result<Opened, ConnectorError> {
         let (table, schema) = self.find().await?;
         let key = stream.to_string();
         let (mark, known) = self.local.rows.fence(table, &key, epoch.0).await.map_err(writer::rows_error)?;
-        let found = if known { FoundMark::At(writer::mark_of(&mark)) } else { FoundMark::Missing };
+        let on_finish = terms.commit_mode == CommitMode::OnFinish;
+        // A mark that only an earlier open made says no more than that there is none: what was put aside has been forgotten.
+        let forgotten = on_finish && mark.next == 0 && mark.staged.is_none() && !mark.finished;
+        let found = if known && !forgotten { FoundMark::At(writer::mark_of(&mark)) } else { FoundMark::Missing };
         let writer = LocalWriter::new(self.local.rows.clone(), table, Arc::new(schema.clone()), key, mark, self.on_conflict, self.uri.clone());
+        let writer = if on_finish { writer.on_finish(Aside { ambient: cx.ambient.clone(), once: stream.name.is_adhoc() }) } else { writer };
         Ok(Opened {
             writer: Box::new(writer),
             epoch: Epoch(mark.epoch),
             mark: found,
             delivery: Delivery {
                 guarantee: Guarantee::ExactlyOnce,
-                basis: "rows, mark and fence change in one transaction of the local store, synced to disk before the ack".to_owned(),
+                basis: if on_finish {
+                    "rows lie aside with the mark, each unit in one transaction of the local store, and all of them count in one with finish".to_owned()
+                } else {
+                    "rows, mark and fence change in one transaction of the local store, synced to disk before the ack".to_owned()
+                },
             },
             takes: Encoding::Ndjson,
             schema: Some(schema),

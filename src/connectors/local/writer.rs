@@ -1,4 +1,4 @@
-//! Why: a unit of rows and the mark behind it become one transaction. Never writes a row without the mark, nor the other way round.
+//! Why: a unit of rows and the mark behind it become one transaction, among the rows or aside until finish. Never writes a row without the mark, nor the other way round.
 
 use std::sync::Arc;
 
@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::{
+    clock::Ambient,
     connectors::{
         connector::{Appended, Artifact, Finish, Mark, Outcome, Settlement, SinkWriter},
         error::{ConnectorError, ConnectorErrorKind, ErrorClass, Retry},
@@ -14,7 +15,7 @@ use crate::{
     store::{
         StoreError,
         row::{Row, check_row},
-        rows::{OnConflict, Rows, RowsError, StreamMark},
+        rows::{Finished, OnConflict, Rows, RowsError, Staging, StreamMark, Written},
     },
 };
 
@@ -28,12 +29,26 @@ pub(super) struct LocalWriter {
     mark: Arc<tokio::sync::Mutex<StreamMark>>,
     on_conflict: OnConflict,
     uri: String,
+    aside: Option<Aside>,
     open: Vec<(Offset, Row)>,
+}
+
+/// Where rows are put aside until finish.
+#[derive(Debug, Clone)]
+pub(super) struct Aside {
+    pub(super) ambient: Ambient,
+    /// Nobody can open the stream again, so what it leaves behind goes with its writer.
+    pub(super) once: bool,
 }
 
 impl LocalWriter {
     pub(super) fn new(rows: Rows, table: Uuid, schema: Arc<RecordSchema>, stream: String, mark: StreamMark, on_conflict: OnConflict, uri: String) -> Self {
-        Self { rows, table, schema, stream, mark: Arc::new(tokio::sync::Mutex::new(mark)), on_conflict, uri, open: Vec::new() }
+        Self { rows, table, schema, stream, mark: Arc::new(tokio::sync::Mutex::new(mark)), on_conflict, uri, aside: None, open: Vec::new() }
+    }
+
+    /// Nothing counts before finish.
+    pub(super) fn on_finish(self, aside: Aside) -> Self {
+        Self { aside: Some(aside), ..self }
     }
 }
 
@@ -68,7 +83,7 @@ impl SinkWriter for LocalWriter {
 
     fn commit(&mut self, mark: Mark) -> Settlement {
         let (rows, table, stream, on_conflict, uri) = (self.rows.clone(), self.table, self.stream.clone(), self.on_conflict, self.uri.clone());
-        let kept = Arc::clone(&self.mark);
+        let (kept, aside) = (Arc::clone(&self.mark), self.aside.clone());
         let unit = std::mem::take(&mut self.open);
         Box::pin(async move {
             // Settlements resolve in order: the lock is free once the one ahead is done.
@@ -76,50 +91,96 @@ impl SinkWriter for LocalWriter {
             let first_offset = unit.first().map(|(offset, _)| *offset);
             let (offsets, unit): (Vec<Offset>, Vec<Row>) = unit.into_iter().unzip();
             let new = StreamMark { next: mark.next, rejected: mark.rejected, hash: mark.hash, finished: mark.finished, ..*old };
-            let (new, written) = match rows.commit(table, &stream, *old, new, &unit, on_conflict).await {
+            let done = match &aside {
+                None => rows.commit(table, &stream, *old, new, &unit, on_conflict).await,
+                Some(Aside { ambient, .. }) => {
+                    let staging = Staging { id: ambient.ids.uuid(), first_offset, now: ambient.now() };
+                    rows.stage(table, &stream, *old, new, &unit, on_conflict, staging).await
+                }
+            };
+            let (new, written) = match done {
                 Ok(done) => done,
                 Err(RowsError::Duplicate(first)) => {
                     // All at once: each refusal costs the session a new writer.
-                    let mut places = rows.duplicates(table, &unit).await.unwrap_or_default();
+                    let mut places = rows.duplicates(table, &unit, old.staged).await.unwrap_or_default();
                     if !places.contains(&first) {
                         places.insert(0, first);
                     }
                     return Err(duplicates(&uri, places.iter().filter_map(|place| offsets.get(*place).copied())));
                 }
-                // The transaction may be on the disk although its answer is none: only the mark can tell.
-                Err(RowsError::Store(StoreError::Unavailable(why))) => {
-                    return Err(ConnectorError::new(ConnectorErrorKind::Unknown, format!("{uri}: {why}")));
-                }
-                Err(other) => return Err(rows_error(other)),
+                Err(other) => return Err(written_or_not(other, &uri)),
             };
             *old = new;
-            let artifacts = first_offset.map(|first_offset| Artifact {
-                uri,
-                first_offset,
-                record_count: unit.len() as u64,
-                byte_count: written.bytes,
-                attributes: written
-                    .first_row
-                    .map(|row| ("first_row".to_owned(), row.to_string()))
-                    .into_iter()
-                    .chain([("epoch".to_owned(), new.epoch.to_string())])
-                    .collect(),
-            });
-            Ok(Outcome { artifacts: artifacts.into_iter().collect(), bytes: written.bytes })
+            let receipt = first_offset.filter(|_| aside.is_none());
+            let artifacts = receipt.map(|first_offset| artifact(uri, first_offset, unit.len() as u64, &written, &new)).into_iter().collect();
+            Ok(Outcome { artifacts, bytes: written.bytes })
         })
     }
 
     async fn abandon(&mut self) {
         self.open.clear();
+        if self.aside.as_ref().is_some_and(|aside| aside.once)
+            && let Err(error) = self.rows.forget(self.table, &self.stream).await
+        {
+            tracing::warn!(%error, "rows that were put aside are left; the next start removes them");
+        }
     }
 
     async fn finish(mut self: Box<Self>, action: Finish, mark: Mark) -> Result<Outcome, ConnectorError> {
-        match action {
-            Finish::Commit => self.commit(Mark { finished: true, ..mark }).await,
-            Finish::Abort => {
+        match (action, &self.aside) {
+            (Finish::Commit, None) => self.commit(Mark { finished: true, ..mark }).await,
+            (Finish::Commit, Some(_)) => self.publish(Mark { finished: true, ..mark }).await,
+            (Finish::Abort, Some(_)) => {
+                // Without its mark the stream is as if it had never been.
+                let epoch = self.mark.lock().await.epoch;
+                self.rows.abort(self.table, &self.stream, epoch).await.map_err(|error| written_or_not(error, &self.uri))?;
+                Ok(Outcome::default())
+            }
+            (Finish::Abort, None) => {
                 Err(ConnectorError::new(ConnectorErrorKind::Misconfigured, "rows of a local table are there already and cannot be taken back by finish"))
             }
         }
+    }
+}
+
+impl LocalWriter {
+    /// Puts the last unit aside, too, and lets everything count.
+    async fn publish(&mut self, mark: Mark) -> Result<Outcome, ConnectorError> {
+        if !self.open.is_empty() {
+            self.commit(Mark { finished: false, ..mark }).await?;
+        }
+        let old = *self.mark.lock().await;
+        let new = StreamMark { next: mark.next, rejected: mark.rejected, hash: mark.hash, finished: true, ..old };
+        let done = self.rows.finish(self.table, &self.stream, old, new, self.on_conflict).await;
+        let (new, Finished { written, first_offset }) = done.map_err(|error| match error {
+            RowsError::Taken(count) => {
+                let message = format!(
+                    "{} got rows since with the primary keys of {count} records of the stream; finish again once the sink's option on_conflict is ignore or update, or abort",
+                    self.uri
+                );
+                ConnectorError::new(ConnectorErrorKind::Rejected, message).class(ErrorClass::Configuration).retry(Retry::Never)
+            }
+            other => written_or_not(other, &self.uri),
+        })?;
+        let count = written.inserted + written.updated + written.ignored;
+        let artifacts = first_offset.map(|first_offset| artifact(self.uri.clone(), first_offset, count, &written, &new));
+        // Its bytes were told as they were put aside.
+        Ok(Outcome { artifacts: artifacts.into_iter().collect(), bytes: 0 })
+    }
+}
+
+/// The receipt of rows.
+fn artifact(uri: String, first_offset: Offset, record_count: u64, written: &Written, mark: &StreamMark) -> Artifact {
+    let first_row = written.first_row.map(|row| ("first_row".to_owned(), row.to_string()));
+    let attributes = first_row.into_iter().chain([("epoch".to_owned(), mark.epoch.to_string())]).collect();
+    Artifact { uri, first_offset, record_count, byte_count: written.bytes, attributes }
+}
+
+/// A transaction may be on the disk although its answer is none: only the mark can tell.
+fn written_or_not(error: RowsError, uri: &str) -> ConnectorError {
+    match error {
+        RowsError::Store(StoreError::Unavailable(why)) => ConnectorError::new(ConnectorErrorKind::Unknown, format!("{uri}: {why}")),
+        other => rows_error(other),
     }
 }
 
@@ -144,7 +205,7 @@ pub(super) fn rows_error(error: RowsError) -> ConnectorError {
                 .class(ErrorClass::Configuration)
                 .with("limit_bytes", limit.to_string())
         }
-        RowsError::Duplicate(_) => ConnectorError::new(ConnectorErrorKind::Rejected, message),
+        RowsError::Duplicate(_) | RowsError::Taken(_) => ConnectorError::new(ConnectorErrorKind::Rejected, message),
         RowsError::Busy => ConnectorError::new(ConnectorErrorKind::Throttled, message),
         RowsError::Store(StoreError::Unavailable(_)) => ConnectorError::new(ConnectorErrorKind::Store, message),
         RowsError::Store(_) => ConnectorError::new(ConnectorErrorKind::Store, message).class(ErrorClass::Configuration).retry(Retry::Never),

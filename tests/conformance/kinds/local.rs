@@ -25,7 +25,6 @@ const DECLINES: &[(&str, &str)] = &[
     ("went_back_detected", "rows, mark and our note of it lie in one store and go back together"),
     ("wrong_credential_never_retried", "it takes no credential"),
     ("rotated_credential_taken_up", "it takes no credential"),
-    ("on_finish", "it does not offer COMMIT_MODE_ON_FINISH"),
 ];
 
 #[async_trait]
