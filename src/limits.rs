@@ -70,8 +70,10 @@ pub const OBJECT_PART_BYTES: usize = 8 << 20;
 pub const OBJECT_PARTS_IN_FLIGHT: usize = 4;
 /// Data objects of one unit that are being encoded at once, where records say where they lie: each has an encoder's buffers.
 pub const OBJECT_GROUPS_MAX: usize = 256;
-/// The largest manifest that is read back, in bytes: of a unit that brought as many paths as a batch may have records.
-pub const OBJECT_MANIFEST_BYTES_MAX: u64 = 256 << 20;
+/// The most objects of one unit, where records say where they lie; a batch that brings more is cut.
+pub const OBJECTS_OF_A_UNIT_MAX: usize = 1_000;
+/// The largest manifest that is read back, in bytes: of the most objects, each with the longest key.
+pub const OBJECT_MANIFEST_BYTES_MAX: u64 = 4 << 20;
 /// How long the removal of an incomplete upload may take.
 pub const OBJECT_CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an open stream to Kafka may be idle before its mark is written again: brokers forget a group after a week without a commit, and may be set to less.
@@ -111,6 +113,9 @@ pub const STORE_KEY_BYTES_MAX: usize = 1 << 10;
 /// The largest value a caller may put, before chunking.
 pub const STORE_ENTRY_BYTES_MAX: usize = 2 << 20;
 
+const _: () = assert!(OBJECT_GROUPS_MAX < OBJECTS_OF_A_UNIT_MAX);
+// An entry is a key of 1,024 bytes, a hash of 64 digits and a few numbers.
+const _: () = assert!(OBJECTS_OF_A_UNIT_MAX as u64 * 2_048 < OBJECT_MANIFEST_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX < PUSH_MESSAGE_BYTES_MAX);
 const _: () = assert!(RECORD_BYTES_MAX <= BATCH_BYTES_MAX);
 const _: () = assert!(BATCH_BYTES_MAX as u64 <= WINDOW_BYTES);

@@ -93,16 +93,12 @@ impl Kind for Azure {
     }
 
     fn configure(&self, destination: &Destination, options: &Options) -> Result<Arc<dyn Connector>, Vec<ConfigFault>> {
-        object::connector(Place::check(destination, options), options)
+        object::connector(Place::check(destination, options), options, DESCRIPTOR.credential_types)
     }
 }
 
 #[async_trait]
 impl BucketSource for Place {
-    fn accepts(&self, credential: CredentialType) -> bool {
-        DESCRIPTOR.credential_types.contains(&credential)
-    }
-
     fn endpoint(&self, cx: &ConnectContext) -> Result<Option<Endpoint>, ConnectorError> {
         Place::endpoint(self, &credential::account(cx, self)?).map(Some)
     }

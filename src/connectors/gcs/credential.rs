@@ -241,3 +241,28 @@ fn of_json(body: &[u8], service: &TokenService) -> Result<Issued<GcpCredential>,
     let token = token.ok_or_else(|| service.nonsense())?;
     Ok(Issued { credential: GcpCredential { bearer: token.access_token }, life: Duration::from_secs(token.expires_in) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connectors::object::testing::{Canned, answer, context};
+
+    #[tokio::test]
+    async fn a_key_without_a_name_is_exchanged_for_a_token() {
+        let google = Canned::start(|_| answer("200 OK", "", r#"{"access_token":"t0ken","expires_in":3599,"token_type":"Bearer"}"#)).await;
+        let cx = context(b"", false, &[]);
+        let url = Url::parse(&format!("http://{}/token", google.address)).expect("a URL");
+        let service = TokenService::on_the_net(&cx, SinkKind::Gcs, &url, "Google's token service").expect("a client");
+        let key = Key::of_pem("a@b.iam.gserviceaccount.com", None, include_str!("key_for_tests.pem")).expect("a key");
+        let issued = Exchanged { key, service, ambient: cx.ambient.clone() }.fetch().await.expect("a token");
+        assert_eq!((issued.credential.bearer.as_str(), issued.life), ("t0ken", Duration::from_secs(3599)));
+        let seen = google.seen();
+        assert_eq!((seen.len(), seen[0].line(), seen[0].header("content-type")), (1, "POST /token", "application/x-www-form-urlencoded"));
+        let form: std::collections::BTreeMap<_, _> = url::form_urlencoded::parse(&seen[0].body).into_owned().collect();
+        assert_eq!(form["grant_type"], "urn:ietf:params:oauth:grant-type:jwt-bearer");
+        let claims: serde_json::Value =
+            serde_json::from_slice(&URL_SAFE_NO_PAD.decode(form["assertion"].split('.').nth(1).expect("three parts")).expect("base64")).expect("JSON");
+        assert_eq!((&claims["iss"], &claims["aud"], &claims["scope"]), (&"a@b.iam.gserviceaccount.com".into(), &TOKEN_URL.into(), &SCOPE.into()));
+        assert_eq!(claims["exp"].as_i64().zip(claims["iat"].as_i64()).map(|(end, begin)| end - begin), Some(3600));
+    }
+}

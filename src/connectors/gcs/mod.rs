@@ -37,8 +37,18 @@ static DESCRIPTOR: Descriptor = Descriptor {
     guarantee: Guarantee::ExactlyOnce,
     commit_on_finish: true,
     unavailable: None,
-    guide: Guide { basis: object::BASIS, limits: object::LIMITS, examples: &EXAMPLES },
+    guide: Guide { basis: object::BASIS, limits: &LIMITS, examples: &EXAMPLES },
 };
+
+/// Those of every object store, and one of its own.
+static LIMITS: [&str; object::LIMITS.len() + 1] = {
+    let mut all = [UNTRIED; object::LIMITS.len() + 1];
+    let (shared, _) = all.split_at_mut(object::LIMITS.len());
+    shared.copy_from_slice(object::LIMITS);
+    all
+};
+
+const UNTRIED: &str = "A credential of type gcs_service_account_id is exchanged for a token by Google's own token service, which no test of this service reaches: what is asked of it is tested, what it answers is taken from its documentation. A key file signs for itself and is tried on a server that checks signatures.";
 
 static EXAMPLES: [Example; 4] = [
     Example {
@@ -78,16 +88,12 @@ impl Kind for Gcs {
     }
 
     fn configure(&self, destination: &Destination, options: &Options) -> Result<Arc<dyn Connector>, Vec<ConfigFault>> {
-        object::connector(Place::check(destination, options), options)
+        object::connector(Place::check(destination, options), options, DESCRIPTOR.credential_types)
     }
 }
 
 #[async_trait]
 impl BucketSource for Place {
-    fn accepts(&self, credential: CredentialType) -> bool {
-        matches!(credential, CredentialType::GcsServiceAccountId | CredentialType::GcsServiceAccountKeys)
-    }
-
     fn endpoint(&self, _: &ConnectContext) -> Result<Option<Endpoint>, ConnectorError> {
         Place::endpoint(self).map(Some)
     }

@@ -8,7 +8,6 @@ use object_store::{Error, ObjectStore, multipart::MultipartStore};
 use super::endpoint::Endpoint;
 use crate::connectors::{
     connector::{ConnectContext, SinkKind},
-    credential::CredentialType,
     error::ConnectorError,
 };
 
@@ -55,9 +54,6 @@ impl Bucket {
 /// What a kind must say to have its buckets written to by the engine.
 #[async_trait]
 pub(in crate::connectors) trait BucketSource: Send + Sync + fmt::Debug {
-    /// Whether it can use a credential of this type.
-    fn accepts(&self, credential: CredentialType) -> bool;
-
     /// Where its requests go, for a check step by step; `None` where there is no such place (a store in memory).
     fn endpoint(&self, _cx: &ConnectContext) -> Result<Option<Endpoint>, ConnectorError> {
         Ok(None)

@@ -22,13 +22,14 @@ use crate::connectors::{
     options::{ConfigFault, Options},
 };
 
-/// A checked sink over the buckets of `source`, with the layout that the options ask for; the faults of both at once.
+/// A checked sink over the buckets of `source`, with the layout that the options ask for and credentials of these types; the faults of both at once.
 pub(in crate::connectors) fn connector(
     source: Result<impl BucketSource + 'static, Vec<ConfigFault>>,
     options: &Options,
+    credential_types: &'static [CredentialType],
 ) -> Result<Arc<dyn Connector>, Vec<ConfigFault>> {
     match (source, Layout::parse(options)) {
-        (Ok(source), Ok(layout)) => Ok(Arc::new(ObjectConnector { source: Arc::new(source), layout })),
+        (Ok(source), Ok(layout)) => Ok(Arc::new(ObjectConnector { source: Arc::new(source), layout, credential_types })),
         (source, layout) => Err([source.err(), layout.err()].into_iter().flatten().flatten().collect()),
     }
 }
@@ -37,6 +38,7 @@ pub(in crate::connectors) fn connector(
 struct ObjectConnector {
     source: Arc<dyn BucketSource>,
     layout: Layout,
+    credential_types: &'static [CredentialType],
 }
 
 impl ObjectConnector {
@@ -60,7 +62,7 @@ impl ObjectConnector {
 #[async_trait]
 impl Connector for ObjectConnector {
     fn accepts(&self, credential: CredentialType) -> bool {
-        self.source.accepts(credential)
+        self.credential_types.contains(&credential)
     }
 
     async fn probe(&self, cx: &ConnectContext, write: bool) -> Probe {
@@ -90,10 +92,11 @@ impl Connector for ObjectConnector {
                 }
             }
             CommitMode::OnFinish => {
-                let mark = staged::recover(&target).await?;
+                let (mark, attempt) = staged::recover(&target).await?;
                 let mut random = [0; 8];
                 cx.ambient.ids.fill(&mut random);
-                (Box::new(StagedWriter::new(Arc::new(target.clone()), u64::from_be_bytes(random))), mark, on_finish(&target))
+                let shared = Arc::new(target.clone());
+                (Box::new(StagedWriter::new(shared, attempt, u64::from_be_bytes(random))), mark, on_finish(&target))
             }
         };
         Ok(Opened {

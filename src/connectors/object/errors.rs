@@ -290,6 +290,11 @@ fn date(headers: &HeaderMap) -> Option<Timestamp> {
     Some(Timestamp::from_micros(i64::try_from(since.as_micros()).ok()?))
 }
 
+/// Whether the store says that it has no such upload in parts: completed, removed, or never begun.
+pub(super) fn is_upload_gone(error: &Error) -> bool {
+    matches!(error, Error::NotFound { .. }) || find::<Answer>(error).is_some_and(|answer| answer.meaning() == M::NoUpload)
+}
+
 /// See [`Bucket::explain`].
 pub(super) fn explain(bucket: &Bucket, error: &Error, doing: &str) -> ConnectorError {
     if let Some(answer) = find::<Answer>(error) {

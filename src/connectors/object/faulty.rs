@@ -190,6 +190,9 @@ impl MultipartStore for Faulty {
 
     async fn put_part(&self, key: &Path, id: &MultipartId, index: usize, data: PutPayload) -> Result<PartId> {
         let fault = self.state().parts.pop_front();
+        if !self.state().uploads.contains(id) {
+            return Err(Error::NotFound { path: key.to_string(), source: "NoSuchUpload".into() });
+        }
         suffer(fault, self.inner.put_part(key, id, index, data)).await
     }
 

@@ -5,7 +5,8 @@
 //! | `<first offset, 20 digits>-<stream tag>.<extension>` | an object of records |
 //! | `_manifests/<first offset, 20 digits>-<stream tag>.json` | where records say where they lie: the list of one unit's objects, which are as below |
 //! | `_datasink/<stream tag>` | which generation of the stream this is; also how it is seen whether the store creates conditionally |
-//! | `.plan/<stream tag>.json` | ON_FINISH: that the stream is finished, and how to complete it after a crash; stays as the stream's mark |
+//! | `.plan/<stream tag>.json` | ON_FINISH: that the stream is finished, and how to complete it after a crash; stays as the stream's mark. Or that what was staged first is given up; then the next one is `.plan/<stream tag>-1.json`, and so on |
+//! | `.plan/<stream tag>-<attempt>-<random>.upload` | ON_FINISH: an upload in parts under way, for whoever must remove it after a crash |
 //! | `_tmp/<stream tag>-<random>.<extension>` | ON_FINISH, where uploads cannot be completed conditionally: until it is copied |
 //!
 //! Where the template has fields of records, the path above is its constant beginning with the stream's name, and the objects of records are elsewhere:
@@ -105,9 +106,27 @@ impl Place {
         if whole { digits.parse().ok() } else { None }
     }
 
-    /// The plan of a finished stream.
-    pub(super) fn plan(&self) -> Path {
-        path(&format!("{}/.plan/{}.json", self.folder, self.tag))
+    /// Where it is decided what becomes of an attempt at an ON_FINISH stream; they are numbered from 0.
+    pub(super) fn plan(&self, attempt: u64) -> Path {
+        let number = if attempt == 0 { String::new() } else { format!("-{attempt}") };
+        path(&format!("{}/.plan/{}{number}.json", self.folder, self.tag))
+    }
+
+    /// Where plans and uploads are.
+    pub(super) fn plans(&self) -> Path {
+        path(&format!("{}/.plan", self.folder))
+    }
+
+    /// Where it is written down that an attempt has an upload under way.
+    pub(super) fn upload(&self, attempt: u64, random: u64) -> Path {
+        path(&format!("{}/.plan/{}-{attempt}-{random:016x}.upload", self.folder, self.tag))
+    }
+
+    /// The attempt whose upload is written down at a key of [`Self::upload`].
+    pub(super) fn attempt_of(&self, key: &str) -> Option<u64> {
+        let name = key.strip_prefix(self.plans().as_ref())?.strip_prefix('/')?.strip_suffix(".upload")?;
+        let (attempt, _) = name.strip_prefix(&self.tag.to_string())?.strip_prefix('-')?.split_once('-')?;
+        attempt.parse().ok()
     }
 
     /// An upload that is copied once it is whole.
@@ -150,6 +169,17 @@ mod tests {
     }
 
     #[test]
+    fn plans_and_uploads_are_the_streams_own() {
+        let place = place();
+        assert_eq!(place.plan(0).as_ref(), "exports/s/.plan/00000000000000ab.json");
+        assert_eq!(place.plan(12).as_ref(), "exports/s/.plan/00000000000000ab-12.json");
+        assert_eq!(place.attempt_of(place.upload(3, 7).as_ref()), Some(3));
+        for other in [place.plan(1).as_ref(), "exports/s/.plan/00000000000000ac-0-0000000000000001.upload", "exports/s/x.upload"] {
+            assert_eq!(place.attempt_of(other), None, "{other}");
+        }
+    }
+
+    #[test]
     fn what_is_not_of_the_stream_is_passed_over() {
         for key in [
             "exports/s/00000000000000000000-00000000000000ac.ndjson",
@@ -158,7 +188,8 @@ mod tests {
             "exports/s/+0000000000000000001-00000000000000ab.ndjson",
             "exports/s2/00000000000000000000-00000000000000ab.ndjson",
             "exports/s/_tmp/00000000000000000000-00000000000000ab.ndjson",
-            place().plan().as_ref(),
+            place().plan(0).as_ref(),
+            place().upload(0, 1).as_ref(),
             place().temporary(1).as_ref(),
         ] {
             assert_eq!(place().first_of(key), None, "{key}");

@@ -4,7 +4,7 @@
 //! unit left that broke off before its manifest is named by no manifest, and is not removed, since a twin may be about to name it.
 //!
 //! Memory, a stream: as for a chain, the encoded bytes of the open unit and of those under way, and beside that the buffers of one encoder for each of at most [`OBJECT_GROUPS_MAX`] paths, and for
-//! the time of an append the records at hand once more as text or sorted by path. A form of columns encodes each batch twice: whether it can hold every record must be known before any is taken.
+//! the time of an append the records at hand once more as text or sorted by path. A unit has at most [`OBJECTS_OF_A_UNIT_MAX`] objects. A form of columns encodes each batch twice: whether it can hold every record must be known before any is taken.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -31,7 +31,7 @@ use crate::{
         connector::{Appended, Finish, Mark, Outcome, Settlement, SinkWriter, StreamId},
         error::{ConnectorError, ConnectorErrorKind as Kind},
     },
-    limits::{OBJECT_GROUPS_MAX, OBJECT_PARTS_IN_FLIGHT},
+    limits::{OBJECT_GROUPS_MAX, OBJECT_PARTS_IN_FLIGHT, OBJECTS_OF_A_UNIT_MAX},
     name::QualifiedName,
     record::{Batch, Offset, RecordFaults, Records},
 };
@@ -82,8 +82,8 @@ struct DataObject {
 }
 
 impl Paths {
-    /// The places in `lines` of the records of each path. Fails with every record that has none.
-    fn sort(&self, lines: &Batch) -> Result<BTreeMap<String, Vec<usize>>, ConnectorError> {
+    /// The places in `lines` of the records of each path. Fails with every record that has none, and where there are more than `most` paths.
+    fn sort(&self, lines: &Batch, most: usize) -> Result<BTreeMap<String, Vec<usize>>, ConnectorError> {
         let Records::Ndjson(text) = &lines.records else { return Err(internal("find the paths of records", "they are no text")) };
         let (mut sorted, mut faults) = (BTreeMap::<String, Vec<usize>>::new(), Vec::new());
         for ((index, line), offset) in text.iter().enumerate().zip(lines.first_offset..) {
@@ -91,9 +91,20 @@ impl Paths {
                 Ok(path) => sorted.entry(path).or_default().push(index),
                 Err(fault) => faults.push((offset, fault)),
             }
+            if sorted.len() > most {
+                return Err(crowded());
+            }
         }
         if faults.is_empty() { Ok(sorted) } else { Err(refused(RecordFaults(faults))) }
     }
+}
+
+/// More paths than a unit may have objects. It names no record: a session appends fewer at once then, down to one, which always fits.
+fn crowded() -> ConnectorError {
+    let text = format!(
+        "the records make more than {OBJECTS_OF_A_UNIT_MAX} objects of one unit; they are cut into more units: a path_template with fewer different values makes fewer and larger objects"
+    );
+    ConnectorError::new(Kind::TooLarge, text)
 }
 
 impl Group {
@@ -236,7 +247,8 @@ async fn write(target: Arc<Target>, unit: Unit, link: Link, ahead: Option<onesho
 impl SinkWriter for PartitionedWriter {
     async fn append(&mut self, batch: &Batch) -> Result<Appended, ConnectorError> {
         let text = batch.to_ndjson().map_err(refused)?;
-        let sorted = self.paths.sort(&text)?;
+        // A unit is full before its open groups are as many, so that there is room for one more path at least.
+        let sorted = self.paths.sort(&text, OBJECTS_OF_A_UNIT_MAX - self.unit.open.len())?;
         let source = self.source(batch, text)?;
         for (folder, places) in sorted {
             self.unit.append(&self.target, folder, &source, &places)?;

@@ -4,6 +4,9 @@
 //! large one needs two steps, so a *plan* is written first, created only if absent: from then on the stream is finished, and whoever opens it completes the upload that the plan names. Before
 //! the plan nothing counts: the stream begins anew. Two owners upload side by side and meet at the plan.
 //!
+//! An upload that a crash left is found by its *note*, written before its first part. Its owner may still live, so it is removed only once it cannot be finished any more: whoever opens the
+//! stream writes "given up" where the plan would be, and begins the next attempt, which has a plan of its own.
+//!
 //! Where a store cannot complete an upload conditionally (GCS) it goes to a name of its own and is copied, only if absent, once it is whole.
 //!
 //! Memory, a stream: less than one part ([`OBJECT_PART_BYTES`], up to [`OBJECT_PART_BYTES_MAX`] once an object has thousands), what the encoder holds, and the units under way.
@@ -15,7 +18,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{
-    Attribute, CopyMode, CopyOptions, Error, GetOptions, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, multipart::PartId, path::Path,
+    Attribute, CopyMode, CopyOptions, Error, GetOptions, MultipartId, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, multipart::PartId,
+    path::Path,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Mutex, sync::oneshot, time::sleep};
@@ -25,8 +29,8 @@ use super::{
     bucket::Bucket,
     chain::{Found, Link},
     condition::taken,
-    format::Encoder,
-    layout::Place,
+    errors::is_upload_gone,
+    format::{Encoder, internal},
     reader::{Sighting, foreign, look},
     writer::{Object, Target, clean_up},
 };
@@ -51,7 +55,13 @@ const TRIES_MAX: u32 = 6;
 const PAUSE: Duration = Duration::from_millis(200);
 /// The most bytes of a plan that are read.
 const PLAN_BYTES_MAX: u64 = 4 << 20;
-/// The version of plans.
+/// The most bytes of a note of an upload that are read.
+const NOTE_BYTES_MAX: u64 = 16 << 10;
+/// The most uploads that crashes left and one open removes; the next one removes more.
+const NOTES_MAX: usize = 1_000;
+/// The most attempts at one stream: each open reads what became of all of them.
+const ATTEMPTS_MAX: u64 = 1_000;
+/// The version of plans and notes.
 const VERSION: u64 = 1;
 
 /// The size of the nth part.
@@ -75,6 +85,39 @@ pub(super) struct Plan {
     temporary: Option<String>,
 }
 
+/// What became of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Decision {
+    Finished(Box<Plan>),
+    GivenUp { version: u64, given_up: bool },
+}
+
+impl Decision {
+    const GIVEN_UP: Self = Self::GivenUp { version: VERSION, given_up: true };
+
+    fn is_known(&self) -> bool {
+        *self == Self::GIVEN_UP || matches!(self, Self::Finished(plan) if plan.version == VERSION)
+    }
+}
+
+/// Which upload is under way, for whoever must remove it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    version: u64,
+    key: String,
+    upload: MultipartId,
+}
+
+/// One owner's go at a stream.
+#[derive(Debug, Clone, Copy)]
+struct Attempt {
+    /// Attempts before it were given up; owners of one time share it, and its plan.
+    number: u64,
+    /// A number of this writer's own, for names.
+    random: u64,
+}
+
 /// What is staged.
 #[derive(Default)]
 struct Stage {
@@ -87,7 +130,9 @@ struct Stage {
 struct Upload {
     bucket: Bucket,
     key: Path,
-    id: String,
+    id: MultipartId,
+    /// Where it is written down.
+    note: Path,
     parts: Vec<PartId>,
     keep: bool,
 }
@@ -95,8 +140,8 @@ struct Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         if !self.keep {
-            let (bucket, key, id) = (self.bucket.clone(), self.key.clone(), self.id.clone());
-            clean_up(async move { bucket.parts.abort_multipart(&key, &id).await });
+            let (bucket, note, key, id) = (self.bucket.clone(), self.note.clone(), self.key.clone(), self.id.clone());
+            clean_up(async move { remove(&bucket, &note, &key, &id).await });
         }
     }
 }
@@ -104,8 +149,7 @@ impl Drop for Upload {
 /// The writer of one stream in ON_FINISH mode.
 pub(super) struct StagedWriter {
     target: Arc<Target>,
-    /// A number of this writer's own, for the temporary name.
-    random: u64,
+    attempt: Attempt,
     /// The whole object's encoder, and what came out of it since the last commit.
     encoder: Option<Box<dyn Encoder>>,
     fresh: Vec<Bytes>,
@@ -116,8 +160,18 @@ pub(super) struct StagedWriter {
 }
 
 impl StagedWriter {
-    pub(super) fn new(target: Arc<Target>, random: u64) -> Self {
-        Self { target, random, encoder: None, fresh: Vec::new(), first_record: None, records: 0, stage: Arc::default(), ahead: None }
+    /// `number`: of the attempt, see [`recover`]; `random`: of this writer's own, for names.
+    pub(super) fn new(target: Arc<Target>, number: u64, random: u64) -> Self {
+        Self {
+            target,
+            attempt: Attempt { number, random },
+            encoder: None,
+            fresh: Vec::new(),
+            first_record: None,
+            records: 0,
+            stage: Arc::default(),
+            ahead: None,
+        }
     }
 
     /// One encoder for the whole object: units are only the steps in which it goes up.
@@ -131,7 +185,7 @@ impl StagedWriter {
 
 impl Stage {
     /// Sends all parts that are whole; with `last`, also what is left.
-    async fn send(&mut self, target: &Target, random: u64, last: bool) -> Result<(), ConnectorError> {
+    async fn send(&mut self, target: &Target, attempt: Attempt, last: bool) -> Result<(), ConnectorError> {
         let already = self.upload.as_ref().map_or(0, |upload| upload.parts.len());
         let mut parts = Vec::new();
         while self.body.held() >= part_bytes(already + parts.len()) || last && self.body.held() > 0 {
@@ -146,7 +200,7 @@ impl Stage {
             return Err(ConnectorError::new(Kind::TooLarge, text).class(ErrorClass::Configuration));
         }
         if self.upload.is_none() {
-            self.upload = Some(Upload::begin(target, random).await?);
+            self.upload = Some(Upload::begin(target, attempt).await?);
         }
         let upload = self.upload.as_mut().expect("it was begun just now");
         let sent = {
@@ -159,9 +213,9 @@ impl Stage {
 }
 
 impl Upload {
-    async fn begin(target: &Target, random: u64) -> Result<Self, ConnectorError> {
-        let bucket = &target.bucket;
-        let key = if bucket.conditional_completion { target.place.object(0) } else { target.place.temporary(random) };
+    async fn begin(target: &Target, attempt: Attempt) -> Result<Self, ConnectorError> {
+        let (bucket, note) = (&target.bucket, target.place.upload(attempt.number, attempt.random));
+        let key = if bucket.conditional_completion { target.place.object(0) } else { target.place.temporary(attempt.random) };
         let options = PutMultipartOptions { attributes: target.kind_of_content.clone(), ..PutMultipartOptions::default() };
         let id = match bucket.parts.create_multipart_opts(&key, options).await {
             // Azure names the content's type on completion only, where its library has no place for it.
@@ -169,7 +223,18 @@ impl Upload {
             other => other,
         };
         let id = id.map_err(|error| bucket.explain(&error, &format!("write {}", bucket.uri(key.as_ref()))))?;
-        Ok(Self { bucket: bucket.clone(), key, id, parts: Vec::new(), keep: false })
+        // Dropped if it cannot be written down, and so removed.
+        let upload = Self { bucket: bucket.clone(), key, id, note, parts: Vec::new(), keep: false };
+        upload.write_down().await?;
+        Ok(upload)
+    }
+
+    async fn write_down(&self) -> Result<(), ConnectorError> {
+        let note = Note { version: VERSION, key: self.key.to_string(), upload: self.id.clone() };
+        let body = serde_json::to_vec(&note).map_err(|error| internal("write down an upload", error))?;
+        let attributes = [(Attribute::ContentType, "application/json")].into_iter().collect();
+        let written = self.bucket.store.put_opts(&self.note, body.into(), PutOptions { attributes, ..PutOptions::default() }).await;
+        written.map(|_| ()).map_err(|error| self.bucket.explain(&error, &format!("write {}", self.bucket.uri(self.note.as_ref()))))
     }
 
     /// One part; the same part again is the same part, so it may be tried again.
@@ -178,6 +243,11 @@ impl Upload {
         for tried in 1.. {
             match self.bucket.parts.put_part(&self.key, &self.id, index, part.clone()).await {
                 Ok(id) => return Ok(id),
+                Err(error) if is_upload_gone(&error) => {
+                    let uri = self.bucket.uri(self.key.as_ref());
+                    let text = format!("the upload of {uri} is gone: a later session of the stream gave it up, or a lifecycle rule removed it");
+                    return Err(ConnectorError::new(Kind::Unknown, text).with("object", uri));
+                }
                 Err(error) => {
                     let error = self.bucket.explain(&error, &format!("write part {} of {}", index + 1, self.bucket.uri(self.key.as_ref())));
                     if error.class != ErrorClass::Destination || tried >= TRIES_MAX {
@@ -209,12 +279,12 @@ impl SinkWriter for StagedWriter {
         let fresh = std::mem::take(&mut self.fresh);
         let (done, next) = oneshot::channel();
         let ahead = self.ahead.replace(next);
-        let (target, stage, random) = (self.target.clone(), self.stage.clone(), self.random);
+        let (target, stage, attempt) = (self.target.clone(), self.stage.clone(), self.attempt);
         Box::pin(async move {
             wait_for(ahead).await?;
             let mut stage = stage.lock().await;
             stage.body.extend(fresh);
-            stage.send(&target, random, false).await?;
+            stage.send(&target, attempt, false).await?;
             let _ = done.send(());
             Ok(Outcome::default())
         })
@@ -247,7 +317,7 @@ impl SinkWriter for StagedWriter {
             let object = Object { link, body: std::mem::take(&mut stage.body), first_record };
             return self.target.create(object, None).await;
         }
-        stage.send(&self.target, self.random, true).await?;
+        stage.send(&self.target, self.attempt, true).await?;
         let bytes = stage.body.bytes();
         let Some(upload) = stage.upload.as_mut() else { return Err(ConnectorError::new(Kind::Internal, "an object without parts was to be completed")) };
         let plan = Plan {
@@ -264,12 +334,15 @@ impl SinkWriter for StagedWriter {
         };
         // From here on the upload is the plan's: whoever opens the stream completes it.
         upload.keep = true;
-        if !write_plan(&self.target, &plan).await? {
+        let (number, decision) = (self.attempt.number, Decision::Finished(Box::new(plan.clone())));
+        if decide(&self.target, number, &decision).await? != decision {
             upload.keep = false;
-            let uri = self.target.bucket.uri(self.target.place.plan().as_ref());
+            let uri = self.target.bucket.uri(self.target.place.plan(number).as_ref());
             return Err(ConnectorError::new(Kind::Unknown, format!("{uri} was written by another session of the stream")).with("object", uri));
         }
-        roll_forward(&self.target, &plan).await
+        let outcome = roll_forward(&self.target, number, &plan).await?;
+        forget(&self.target.bucket, &upload.note).await;
+        Ok(outcome)
     }
 }
 
@@ -280,53 +353,109 @@ async fn wait_for(ahead: Option<oneshot::Receiver<()>>) -> Result<(), ConnectorE
 
 async fn drop_upload(stage: &Mutex<Stage>) {
     let Some(mut upload) = stage.lock().await.upload.take() else { return };
-    upload.keep = upload.bucket.parts.abort_multipart(&upload.key, &upload.id).await.is_ok();
+    upload.keep = remove(&upload.bucket, &upload.note, &upload.key, &upload.id).await.is_ok();
 }
 
-/// Whether the plan is at the store now, ours and no other.
-async fn write_plan(target: &Target, plan: &Plan) -> Result<bool, ConnectorError> {
-    let (bucket, key) = (&target.bucket, target.place.plan());
-    let internal = |error| ConnectorError::new(Kind::Internal, format!("a plan cannot be written down: {error}"));
-    let body = serde_json::to_vec(plan).map_err(internal)?;
+/// Removes an upload, or finds it gone, and then its note.
+async fn remove(bucket: &Bucket, note: &Path, key: &Path, id: &MultipartId) -> object_store::Result<()> {
+    match bucket.parts.abort_multipart(key, id).await {
+        Err(error) if !is_upload_gone(&error) => Err(error),
+        _ => {
+            forget(bucket, note).await;
+            Ok(())
+        }
+    }
+}
+
+/// Removes the note of an upload that is no more. One that stays is looked at again by the next open.
+async fn forget(bucket: &Bucket, note: &Path) {
+    match bucket.store.delete(note).await {
+        Ok(()) | Err(Error::NotFound { .. }) => {}
+        Err(error) => tracing::warn!(%error, note = %note, "the note of an upload could not be removed"),
+    }
+}
+
+/// Decides what becomes of an attempt, unless that is decided already; the decision that counts.
+async fn decide(target: &Target, attempt: u64, own: &Decision) -> Result<Decision, ConnectorError> {
+    let (bucket, key) = (&target.bucket, target.place.plan(attempt));
+    let body = serde_json::to_vec(own).map_err(|error| internal("write down a plan", error))?;
     let attributes = [(Attribute::ContentType, "application/json")].into_iter().collect();
     let options = PutOptions { mode: PutMode::Create, attributes, ..PutOptions::default() };
-    let there = if target.honoured { None } else { read_plan(bucket, &target.place).await? };
-    if let Some(there) = there {
-        return Ok(there == *plan);
+    if !target.honoured
+        && let Some(there) = read_decision(target, attempt).await?
+    {
+        return Ok(there);
     }
     match bucket.store.put_opts(&key, body.into(), options).await {
-        Ok(_) => Ok(true),
-        Err(error) if taken(&error) => Ok(read_plan(bucket, &target.place).await?.is_some_and(|there| there == *plan)),
+        Ok(_) => Ok(own.clone()),
+        Err(error) if taken(&error) => read_decision(target, attempt).await?.ok_or_else(|| {
+            let uri = bucket.uri(key.as_ref());
+            ConnectorError::new(Kind::Unknown, format!("{uri} was there and is gone again")).with("object", uri)
+        }),
         Err(error) => Err(bucket.explain(&error, &format!("write {}", bucket.uri(key.as_ref())))),
     }
 }
 
-/// The plan of a stream, if it has one.
-pub(super) async fn read_plan(bucket: &Bucket, place: &Place) -> Result<Option<Plan>, ConnectorError> {
-    let key = place.plan();
+/// What became of an attempt; `None` where that is open.
+async fn read_decision(target: &Target, attempt: u64) -> Result<Option<Decision>, ConnectorError> {
+    let (bucket, key) = (&target.bucket, target.place.plan(attempt));
+    let Some(body) = read_small(bucket, &key, PLAN_BYTES_MAX).await? else { return Ok(None) };
+    let decision: Option<Decision> = serde_json::from_slice(&body).ok().filter(Decision::is_known);
+    decision.map(Some).ok_or_else(|| foreign(bucket, &key))
+}
+
+/// What a small object of this service holds; `None` where there is none.
+async fn read_small(bucket: &Bucket, key: &Path, bytes_max: u64) -> Result<Option<Bytes>, ConnectorError> {
     let explain = |error| bucket.explain(&error, &format!("read {}", bucket.uri(key.as_ref())));
-    let there = match bucket.store.get_opts(&key, GetOptions::new()).await {
+    let there = match bucket.store.get_opts(key, GetOptions::new()).await {
         Ok(there) => there,
         Err(Error::NotFound { .. }) => return Ok(None),
         Err(error) => return Err(explain(error)),
     };
-    if there.meta.size > PLAN_BYTES_MAX {
-        return Err(foreign(bucket, &key));
+    if there.meta.size > bytes_max {
+        return Err(foreign(bucket, key));
     }
-    let body = there.bytes().await.map_err(explain)?;
-    let plan: Option<Plan> = serde_json::from_slice(&body).ok().filter(|plan: &Plan| plan.version == VERSION);
-    plan.map(Some).ok_or_else(|| foreign(bucket, &key))
+    there.bytes().await.map(Some).map_err(explain)
+}
+
+/// An upload that somebody wrote down.
+struct Left {
+    attempt: u64,
+    note: Path,
+    key: Path,
+    id: MultipartId,
+}
+
+/// The uploads that owners of the stream have under way, or left behind.
+async fn uploads(target: &Target) -> Result<Vec<Left>, ConnectorError> {
+    let (bucket, folder) = (&target.bucket, target.place.plans());
+    let explain = |error| bucket.explain(&error, &format!("list {}", bucket.uri(folder.as_ref())));
+    let (mut found, mut listing) = (Vec::new(), bucket.store.list(Some(&folder)));
+    while let Some(object) = listing.try_next().await.map_err(explain)? {
+        let Some(attempt) = target.place.attempt_of(object.location.as_ref()) else { continue };
+        let Some(body) = read_small(bucket, &object.location, NOTE_BYTES_MAX).await? else { continue };
+        let note: Option<Note> = serde_json::from_slice(&body).ok().filter(|note: &Note| note.version == VERSION);
+        let Some((Note { upload: id, .. }, key)) = note.and_then(|note| Path::parse(&note.key).ok().map(|key| (note, key))) else {
+            return Err(foreign(bucket, &object.location));
+        };
+        found.push(Left { attempt, note: object.location, key, id });
+        if found.len() == NOTES_MAX {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 /// Makes the object of a plan, if it is not there yet.
-pub(super) async fn roll_forward(target: &Target, plan: &Plan) -> Result<Outcome, ConnectorError> {
+async fn roll_forward(target: &Target, attempt: u64, plan: &Plan) -> Result<Outcome, ConnectorError> {
     let (bucket, key) = (&target.bucket, target.place.object(0));
-    if let Some(outcome) = arrived(target, plan, look(bucket, &key).await?)? {
+    let plan_key = target.place.plan(attempt);
+    if let Some(outcome) = arrived(target, &plan_key, plan, look(bucket, &key).await?)? {
         return Ok(outcome);
     }
     let parts = plan.parts.iter().map(|part| PartId { content_id: part.clone() }).collect();
     let upload_key = match &plan.temporary {
-        Some(temporary) => Path::parse(temporary).map_err(|_| foreign(bucket, &target.place.plan()))?,
+        Some(temporary) => Path::parse(temporary).map_err(|_| foreign(bucket, &plan_key))?,
         None => key.clone(),
     };
     let completed = bucket.parts.complete_multipart(&upload_key, &plan.upload, parts).await;
@@ -340,17 +469,17 @@ pub(super) async fn roll_forward(target: &Target, plan: &Plan) -> Result<Outcome
         (completed, None) => completed.err(),
     };
     let there = look(bucket, &key).await?;
-    let Some(outcome) = arrived(target, plan, there)? else {
+    let Some(outcome) = arrived(target, &plan_key, plan, there)? else {
         let uri = bucket.uri(key.as_ref());
         return Err(match failure {
-            Some(Error::NotFound { .. }) | None => {
-                let plan_uri = bucket.uri(target.place.plan().as_ref());
+            Some(error) if !is_upload_gone(&error) => bucket.explain(&error, &format!("complete {uri}")),
+            Some(_) | None => {
+                let plan_uri = bucket.uri(plan_key.as_ref());
                 let text = format!(
                     "{plan_uri} says that {uri} is finished, and neither that object nor its upload is there; if it was never read, delete the plan and send the stream again"
                 );
                 ConnectorError::new(Kind::WentBack, text).with("object", uri)
             }
-            Some(error) => bucket.explain(&error, &format!("complete {uri}")),
         });
     };
     if plan.temporary.is_some()
@@ -362,7 +491,7 @@ pub(super) async fn roll_forward(target: &Target, plan: &Plan) -> Result<Outcome
 }
 
 /// The receipt of the plan's object, if that is what is there.
-fn arrived(target: &Target, plan: &Plan, there: Sighting) -> Result<Option<Outcome>, ConnectorError> {
+fn arrived(target: &Target, plan_key: &Path, plan: &Plan, there: Sighting) -> Result<Option<Outcome>, ConnectorError> {
     let key = target.place.object(0);
     match there.found {
         Found::Absent => Ok(None),
@@ -374,7 +503,7 @@ fn arrived(target: &Target, plan: &Plan, there: Sighting) -> Result<Option<Outco
                 records: plan.records,
                 epoch: plan.epoch,
                 begins: true,
-                content: digest(&plan.sha256).ok_or_else(|| foreign(&target.bucket, &target.place.plan()))?,
+                content: digest(&plan.sha256).ok_or_else(|| foreign(&target.bucket, plan_key))?,
             };
             Ok(Some(target.outcome(&key, &link, plan.first_record, there.e_tag, there.size)))
         }
@@ -390,12 +519,47 @@ fn digest(text: &str) -> Option<[u8; 32]> {
     Some(digest)
 }
 
-/// The mark of a finished stream; `None` where nothing counts yet.
-pub(super) async fn recover(target: &Target) -> Result<Option<Mark>, ConnectorError> {
-    if let Some(plan) = read_plan(&target.bucket, &target.place).await? {
-        roll_forward(target, &plan).await?;
-        return Ok(Some(plan.mark));
+/// The mark of a finished stream, `None` where nothing counts yet; and the number of the attempt that counts. What earlier attempts left is removed.
+pub(super) async fn recover(target: &Target) -> Result<(Option<Mark>, u64), ConnectorError> {
+    // A store that overwrites fences nobody off, so there what others have under way is let alone.
+    let left = if target.honoured { uploads(target).await? } else { Vec::new() };
+    let (attempt, plan) = attempt(target, &left).await?;
+    let mark = match &plan {
+        Some(plan) => {
+            roll_forward(target, attempt, plan).await?;
+            Some(plan.mark)
+        }
+        None => finished_at_once(target).await?,
+    };
+    // Those of later attempts are another owner's, who opened the stream meanwhile.
+    for Left { note, key, id, .. } in left.iter().filter(|left| left.attempt < attempt || plan.is_some() && left.attempt == attempt) {
+        if plan.as_ref().is_some_and(|plan| plan.upload == *id) {
+            forget(&target.bucket, note).await;
+        } else if let Err(error) = remove(&target.bucket, note, key, id).await {
+            tracing::warn!(%error, note = %note, "an upload that a crash left could not be removed; the next open tries again");
+        }
     }
+    Ok((mark, attempt))
+}
+
+/// The first attempt that is not given up, and its plan if it has one. One that somebody has uploads of is given up here: they cannot be finished from then on.
+async fn attempt(target: &Target, left: &[Left]) -> Result<(u64, Option<Plan>), ConnectorError> {
+    for attempt in 0..ATTEMPTS_MAX {
+        let decision = match read_decision(target, attempt).await? {
+            None if left.iter().any(|left| left.attempt == attempt) => decide(target, attempt, &Decision::GIVEN_UP).await?,
+            None => return Ok((attempt, None)),
+            Some(decision) => decision,
+        };
+        if let Decision::Finished(plan) = decision {
+            return Ok((attempt, Some(*plan)));
+        }
+    }
+    let text = format!("the stream broke off {ATTEMPTS_MAX} times before it was finished; forget its progress, or give the sink another path_template");
+    Err(ConnectorError::new(Kind::Misconfigured, text))
+}
+
+/// The mark of a stream whose object was small enough to be put whole.
+async fn finished_at_once(target: &Target) -> Result<Option<Mark>, ConnectorError> {
     let key = target.place.object(0);
     match look(&target.bucket, &key).await?.found {
         Found::Absent => Ok(None),

@@ -9,8 +9,11 @@ use tokio::time::timeout;
 
 use super::{
     bucket::{Bucket, BucketSource},
+    chain::StreamTag,
     connector::connector,
     faulty::{Fault, Faulty},
+    format::Format,
+    layout::Place,
     options::OBJECT_OPTIONS,
 };
 use crate::{
@@ -45,10 +48,6 @@ struct World {
 
 #[async_trait]
 impl BucketSource for World {
-    fn accepts(&self, _: CredentialType) -> bool {
-        true
-    }
-
     async fn bucket(&self, _: &ConnectContext) -> Result<Bucket, ConnectorError> {
         let store = Arc::new(self.store.clone());
         Ok(Bucket { kind: SinkKind::S3, name: "b".to_owned(), store: store.clone(), parts: store, conditional_completion: self.conditional_completion })
@@ -73,7 +72,7 @@ impl World {
     }
 
     fn connector(&self) -> Arc<dyn Connector> {
-        connector(Ok(self.clone()), &self.options).expect("the options are right")
+        connector(Ok(self.clone()), &self.options, &[]).expect("the options are right")
     }
 
     fn order(&self) -> OpenOrder {
@@ -451,7 +450,10 @@ async fn a_small_stream_appears_at_finish_and_not_before() {
 }
 
 async fn stage_large(world: &World) -> Box<dyn SinkWriter> {
-    let mut opened = world.open_on_finish().await;
+    staged_large(world.open_on_finish().await).await
+}
+
+async fn staged_large(mut opened: Opened) -> Box<dyn SinkWriter> {
     write_large(&mut opened.writer, 0..LARGE / 2).await.expect("staged");
     write_large(&mut opened.writer, LARGE / 2..LARGE).await.expect("staged");
     opened.writer
@@ -507,12 +509,75 @@ async fn a_plan_that_may_not_be_there_is_never_half_a_finish() {
 #[tokio::test]
 async fn of_two_owners_one_finishes_and_the_other_hears_of_it() {
     let world = World::new();
-    let (one, two) = (stage_large(&world).await, stage_large(&world).await);
+    let (one, two) = (world.open_on_finish().await, world.open_on_finish().await);
+    let (one, two) = (staged_large(one).await, staged_large(two).await);
     one.finish(Finish::Commit, large_end()).await.expect("finished");
     assert_eq!(two.finish(Finish::Commit, large_end()).await.expect_err("the plan is another's").kind, Kind::Unknown);
     assert_eq!(world.open_on_finish().await.mark, FoundMark::At(large_end()));
     tokio::task::yield_now().await;
     assert_eq!((world.objects().await.len(), world.store.uploads()), (1, 0));
+}
+
+#[tokio::test]
+async fn who_opens_later_gives_up_what_an_earlier_owner_staged() {
+    for conditional_completion in [true, false] {
+        let world = World { conditional_completion, ..World::new() };
+        let one = stage_large(&world).await;
+        let two = stage_large(&world).await;
+        assert_eq!(world.store.uploads(), 1, "the first one's upload is removed");
+        assert_eq!(one.finish(Finish::Commit, large_end()).await.expect_err("it was given up").kind, Kind::Unknown);
+        two.finish(Finish::Commit, large_end()).await.expect("finished");
+        assert_eq!(world.open_on_finish().await.mark, FoundMark::At(large_end()));
+        assert_eq!((world.objects().await.len(), world.store.uploads()), (1, 0));
+    }
+}
+
+/// A writer of which nothing runs any more, as after a kill.
+fn kill(writer: Box<dyn SinkWriter>) {
+    std::mem::forget(writer);
+}
+
+#[tokio::test]
+async fn an_upload_that_a_kill_left_is_removed_at_the_next_open() {
+    for conditional_completion in [true, false] {
+        let world = World { conditional_completion, ..World::new() };
+        let zombie = world.open_on_finish().await;
+        for _ in 0..3 {
+            kill(stage_large(&world).await);
+            assert_eq!(world.store.uploads(), 1);
+            assert_eq!((world.open_on_finish().await.mark, world.store.uploads()), (FoundMark::Missing, 0));
+        }
+        // What one begins that was left behind long ago goes at the next open, too.
+        kill(staged_large(zombie).await);
+        assert_eq!(world.store.uploads(), 1);
+        stage_large(&world).await.finish(Finish::Commit, large_end()).await.expect("finished");
+        assert_eq!(world.open_on_finish().await.mark, FoundMark::At(large_end()));
+        let keys = world.store.keys().await;
+        assert!(world.store.uploads() == 0 && !keys.iter().any(|key| key.contains("_tmp") || key.ends_with(".upload")), "{keys:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_upload_whose_plan_is_written_is_completed_and_not_removed() {
+    for conditional_completion in [true, false] {
+        let world = World { conditional_completion, ..World::new() };
+        let writer = stage_large(&world).await;
+        // The plan is there, its completion is not, and nothing runs any more.
+        world.store.at_next_completions([Fault::Hang]);
+        assert!(timeout(Duration::from_millis(50), writer.finish(Finish::Commit, large_end())).await.is_err());
+        assert_eq!(world.open_on_finish().await.mark, FoundMark::At(large_end()));
+        assert_eq!((world.objects().await.len(), world.store.uploads()), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_removed_is_left_to_a_rule_and_the_stream_goes_on() {
+    let world = World::new();
+    kill(stage_large(&world).await);
+    world.store.forget_uploads();
+    assert_eq!(world.open_on_finish().await.mark, FoundMark::Missing);
+    stage_large(&world).await.finish(Finish::Commit, large_end()).await.expect("finished");
+    assert_eq!(world.open_on_finish().await.mark, FoundMark::At(large_end()));
 }
 
 #[tokio::test]
@@ -719,8 +784,33 @@ async fn real_stream_appears_at_finish() {
     let Some(real) = Real::new("1000000") else { return };
     let mut opened = real.open(CommitMode::OnFinish).await;
     write_large(&mut opened.writer, 0..LARGE).await.expect("staged");
-    assert_eq!(real.open(CommitMode::OnFinish).await.mark, FoundMark::Missing);
     let outcome = opened.writer.finish(Finish::Commit, large_end()).await.expect("finished");
     assert_eq!(outcome.artifacts[0].record_count, LARGE);
     assert_eq!(real.open(CommitMode::OnFinish).await.mark, FoundMark::At(large_end()));
+}
+
+/// Uploads in parts of an object, as boto3 lists them.
+async fn uploads_by_a_stranger(bucket: &str, key: &str) -> usize {
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/services/stores.py");
+    let python = std::env::var("SERVICES_PYTHON").expect("set beside S3_ENDPOINT");
+    let told = tokio::process::Command::new(python).arg("-B").arg(script).args(["s3", "uploads", bucket, key]).output().await.expect("it runs");
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    String::from_utf8_lossy(&told.stdout).lines().filter(|line| *line == key).count()
+}
+
+#[tokio::test]
+async fn real_upload_of_a_kill_is_removed_at_the_next_open() {
+    let Some(real) = Real::new("1000000") else { return };
+    let tag = StreamTag::of(&World::new().stream(), 0);
+    let key = Place::new(&format!("{}/{STREAM}", real.folder), tag, Format::parse("ndjson", "none").expect("a pair")).object(0).to_string();
+    let mut opened = real.open(CommitMode::OnFinish).await;
+    assert_eq!(uploads_by_a_stranger(&real.bucket, &key).await, 0);
+    write_large(&mut opened.writer, 0..LARGE).await.expect("staged");
+    kill(opened.writer);
+    assert_eq!(uploads_by_a_stranger(&real.bucket, &key).await, 1, "a kill removes nothing");
+    let mut again = real.open(CommitMode::OnFinish).await;
+    assert_eq!((again.mark, uploads_by_a_stranger(&real.bucket, &key).await), (FoundMark::Missing, 0));
+    write_large(&mut again.writer, 0..LARGE).await.expect("staged");
+    again.writer.finish(Finish::Commit, large_end()).await.expect("finished");
+    assert_eq!((real.open(CommitMode::OnFinish).await.mark, uploads_by_a_stranger(&real.bucket, &key).await), (FoundMark::At(large_end()), 0));
 }

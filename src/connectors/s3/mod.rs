@@ -92,16 +92,12 @@ impl Kind for S3 {
     }
 
     fn configure(&self, destination: &Destination, options: &Options) -> Result<Arc<dyn Connector>, Vec<ConfigFault>> {
-        object::connector(Place::check(destination, options), options)
+        object::connector(Place::check(destination, options), options, DESCRIPTOR.credential_types)
     }
 }
 
 #[async_trait]
 impl BucketSource for Place {
-    fn accepts(&self, credential: CredentialType) -> bool {
-        matches!(credential, CredentialType::AwsAccessKey | CredentialType::AwsIamRole)
-    }
-
     fn endpoint(&self, _: &ConnectContext) -> Result<Option<Endpoint>, ConnectorError> {
         Place::endpoint(self).map(Some)
     }

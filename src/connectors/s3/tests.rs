@@ -393,6 +393,9 @@ async fn minio_keeps_the_laws_for_every_credential() {
     laws_of_a_bucket(&closed).await;
 }
 
+/// Options, and the algorithm and the key that they must lead to.
+type Flow<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+
 /// What boto3 is told of an object: how the store encrypts it, and with which key.
 async fn head_by_a_stranger(bucket: &str, key: &str) -> (String, String) {
     let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/services/stores.py");
@@ -407,7 +410,7 @@ async fn head_by_a_stranger(bucket: &str, key: &str) -> (String, String) {
 #[tokio::test]
 async fn minio_encrypts_as_the_options_say_and_a_stranger_sees_it() {
     let (Some(minio), Some(kms_key)) = (Minio::new(), server("S3_KMS_KEY")) else { return };
-    let flows: [(&[(&str, &str)], &str, &str); 4] = [
+    let flows: [Flow; 4] = [
         (&[], "none", ""),
         (&[("s3_encryption_type", "AES256")], "AES256", ""),
         (&[("s3_kms_key_id", &kms_key)], "aws:kms", &kms_key),

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     connectors::object::manifest::Manifest,
-    limits::OBJECT_GROUPS_MAX,
+    limits::{OBJECT_GROUPS_MAX, OBJECTS_OF_A_UNIT_MAX},
     record::{Column, ColumnType, RecordSchema},
 };
 
@@ -264,6 +264,21 @@ async fn a_unit_is_full_at_the_most_paths_and_a_batch_with_more_is_written_nonet
 }
 
 #[tokio::test]
+async fn a_batch_of_more_paths_than_a_unit_has_objects_is_not_taken_whole() {
+    let world = world();
+    let mut opened = world.open().await;
+    let most = OBJECTS_OF_A_UNIT_MAX as Offset;
+    assert_eq!(opened.writer.append(&records_of(&scattered(0..10), 0)).await.expect("taken"), Appended::Room);
+    let error = opened.writer.append(&records_of(&scattered(10..most + 1), 10)).await.expect_err("too many objects");
+    assert_eq!((error.kind, error.class, error.records.len()), (Kind::TooLarge, ErrorClass::Record, 0), "a session cuts the batch: {error}");
+    assert!(error.message.contains("path_template"), "{error}");
+    // Nothing of it was taken, and one less fits.
+    assert_eq!(opened.writer.append(&records_of(&scattered(10..most), 10)).await.expect("taken"), Appended::Full);
+    opened.writer.commit(mark(most)).await.expect("written");
+    assert_eq!(world.manifests().await.iter().map(|manifest| manifest.objects.len()).collect::<Vec<_>>(), [OBJECTS_OF_A_UNIT_MAX]);
+}
+
+#[tokio::test]
 async fn a_unit_without_records_is_a_manifest_without_objects_and_finish_is_final() {
     let world = world();
     let mut opened = world.open().await;
@@ -328,6 +343,21 @@ async fn a_session_over_a_bucket_that_fails_names_every_record_once() {
     let last = end(session).await;
     assert!(matches!(&last, Event::Ended(ended) if ended.next_offset == 200 && ended.counts.delivered == 200), "{last:?}");
     assert_eq!(world.named().await, all(0..200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_cuts_a_batch_of_many_paths() {
+    let world = world();
+    let session = server(1).open(world.order()).await.expect("it opens");
+    let count = 3 * OBJECTS_OF_A_UNIT_MAX as Offset;
+    session.input.send(batch(Some(0), &scattered(0..count))).await.expect("the session is open");
+    let last = end(session).await;
+    assert!(matches!(&last, Event::Ended(ended) if (ended.next_offset, ended.counts.delivered, ended.counts.rejected) == (count, count, 0)), "{last:?}");
+    let manifests = world.manifests().await;
+    let firsts: Vec<Offset> = manifests.iter().flat_map(|manifest| &manifest.objects).map(|entry| entry.first_offset).collect();
+    assert_eq!(firsts, all(0..count));
+    let largest = manifests.iter().map(|manifest| manifest.objects.len()).max();
+    assert!(largest.is_some_and(|largest| largest <= OBJECTS_OF_A_UNIT_MAX), "{largest:?}");
 }
 
 #[tokio::test(start_paused = true)]
