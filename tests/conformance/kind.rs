@@ -203,6 +203,11 @@ pub trait Target: Send + Sync {
         unreachable!("this kind declines it")
     }
 
+    /// Objects that are under way in parts, by their keys; looked for are those that the service wrote down, and `known` ones.
+    async fn uploads(&self, _known: &[String]) -> Vec<String> {
+        unreachable!("this kind declines it")
+    }
+
     /// How many pieces of output are there that no reader counts.
     async fn unnamed(&self) -> usize {
         unreachable!("this kind declines it")

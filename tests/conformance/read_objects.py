@@ -5,6 +5,7 @@ read_objects.py s3|gcs|azure BUCKET named                the same of the objects
                                                          or holds a record whose fields are not what its folders say by Hive's rules
 read_objects.py s3|gcs|azure BUCKET names                one line an object, its name
 read_objects.py s3|gcs|azure BUCKET unnamed              one line an object that no manifest names
+read_objects.py s3 BUCKET uploads KEY...                 one line an upload in parts, its key: of those keys, and of those that the service wrote down
 read_objects.py s3|gcs|azure BUCKET delete N             removes the last N objects that hold records
 read_objects.py s3|gcs|azure BUCKET delete-manifests N   removes the last N manifests
 
@@ -127,7 +128,7 @@ def named(store, bucket):
 def main(kind, bucket, *words):
     store = stores.store(kind)
     # What has no extension of a form is no object of records: the probe, plans of streams that are not finished.
-    found = [(name, size) for name, size in store.list(bucket) if size and "/_" not in "/" + name]
+    found = [(name, size) for name, size in store.list(bucket) if size and "/_" not in "/" + name and "/." not in "/" + name]
     if words[:1] == ("names",):
         print(*(name for name, _ in found), sep="\n")
     elif words[:1] == ("unnamed",):
@@ -135,6 +136,10 @@ def main(kind, bucket, *words):
         for name, _ in found:
             if name not in known:
                 print(name)
+    elif words[:1] == ("uploads",):
+        notes = [name for name, _ in store.list(bucket) if "/.plan/" in name and name.endswith(".upload")]
+        keys = {*words[1:], *(json.loads(store.get(bucket, name))["key"] for name in notes)}
+        print(*(upload for key in sorted(keys) for upload in store.uploads(bucket, key)), sep="\n", end="")
     elif words[:1] == ("delete",):
         for name, _ in found[-int(words[1]):]:
             store.delete(bucket, name)

@@ -156,6 +156,39 @@ pub async fn half_a_unit_never_visible(kind: &dyn Kind) {
     world.check(&sent).await;
 }
 
+/// What a killed server had sent of an object that is not finished goes when its stream is opened again.
+pub async fn upload_of_a_kill_removed(kind: &dyn Kind) {
+    let (mut world, mut sent) = (World::new(kind).await, Sent::default());
+    let open = |world: &World| OpenStream { commit_mode: CommitMode::OnFinish.into(), ..world.open("staged") };
+    let mut lines = |range: std::ops::Range<u64>| -> String {
+        // A dozen of them are more than a part.
+        let line = |n: u64| serde_json::json!({ "n": n, "pad": "x".repeat(900_000), "region": "" });
+        range.map(|n| sent.record(n, line(n)) + "\n").collect()
+    };
+    let (mut stream, _) = Stream::open(&world.admin(), open(&world)).await;
+    for first in [0, 4, 8] {
+        stream.lines(first, &lines(first..first + 4)).await;
+    }
+    stream.flush("staged").await;
+    stream.flushed("staged").await;
+    let under_way = world.target.uploads(&[]).await;
+    assert_eq!(under_way.len(), 1, "one upload is under way: {under_way:?}");
+    world.kill().await;
+    drop(stream);
+    assert_eq!(world.target.uploads(&[]).await, under_way, "a kill removes nothing");
+    let (mut stream, opened) = Stream::open(&world.admin(), open(&world)).await;
+    assert_eq!(opened.next_offset, 0, "what was staged counts for nothing");
+    assert!(world.target.uploads(&under_way).await.is_empty(), "the next open removes it");
+    for first in [0, 4, 8] {
+        stream.lines(first, &lines(first..first + 4)).await;
+    }
+    stream.finish().await;
+    let ended = stream.ended().await;
+    assert_eq!((ended.reason(), ended.next_offset), (EndReason::Committed, 12));
+    assert!(world.target.uploads(&under_way).await.is_empty(), "nor does the new one leave anything");
+    world.check(&sent).await;
+}
+
 /// Nothing before finish, everything after, nothing on abort.
 pub async fn on_finish(kind: &dyn Kind) {
     let (world, mut sent) = (World::new(kind).await, Sent::default());

@@ -19,6 +19,7 @@ const DECLINES: &[(&str, &str)] = &[
     ("partitions_by_value", "rows are not placed by a field"),
     ("partitions_counted_by_manifest", "rows are not placed by a field"),
     ("forms_read_by_strangers", "rows have no form"),
+    ("upload_of_a_kill_removed", "it does not offer COMMIT_MODE_ON_FINISH"),
     ("unknown_outcome_reread", NO_LINE),
     ("unreachable_backs_off_and_heals", NO_LINE),
     ("cut_in_the_middle_of_a_unit", NO_LINE),

@@ -50,16 +50,18 @@ const ONE_KEY: (&str, &str) = ("rotated_credential_taken_up", "the local server 
 const ONE_PATH_BY_VALUE: (&str, &str) = ("partitions_by_value", "its template has no field; the partitioned kinds have");
 const ONE_PATH_BY_MANIFEST: (&str, &str) = ("partitions_counted_by_manifest", "its template has no field; the partitioned kinds have");
 const ONE_OBJECT: (&str, &str) = ("on_finish", "such a stream is one object, so a template with fields is refused at open");
+const NO_UPLOADS: (&str, &str) = ("upload_of_a_kill_removed", "its own client has no list of uploads in parts, so no stranger could tell");
+const NO_PARTS: (&str, &str) = ("upload_of_a_kill_removed", "such a stream is never staged");
 const FORMS_ONCE: (&str, &str) = ("forms_read_by_strangers", "no store has a say in the bytes of an object: s3 shows them");
 
 impl Objects {
     fn declines(&self) -> &'static [(&'static str, &'static str)] {
         match (self.store, self.partitioned) {
             (Store::S3, false) => &[ONE_KEY, ONE_PATH_BY_VALUE, ONE_PATH_BY_MANIFEST],
-            (Store::Gcs, false) => &[ONE_KEY, ONE_PATH_BY_VALUE, ONE_PATH_BY_MANIFEST, FORMS_ONCE],
-            (Store::Azure, false) => &[ONE_PATH_BY_VALUE, ONE_PATH_BY_MANIFEST, FORMS_ONCE],
-            (Store::S3 | Store::Gcs, true) => &[ONE_KEY, ONE_OBJECT, FORMS_ONCE],
-            (Store::Azure, true) => &[ONE_OBJECT, FORMS_ONCE],
+            (Store::Gcs, false) => &[ONE_KEY, ONE_PATH_BY_VALUE, ONE_PATH_BY_MANIFEST, FORMS_ONCE, NO_UPLOADS],
+            (Store::Azure, false) => &[ONE_PATH_BY_VALUE, ONE_PATH_BY_MANIFEST, FORMS_ONCE, NO_UPLOADS],
+            (Store::S3 | Store::Gcs, true) => &[ONE_KEY, ONE_OBJECT, FORMS_ONCE, NO_PARTS],
+            (Store::Azure, true) => &[ONE_OBJECT, FORMS_ONCE, NO_PARTS],
         }
     }
 }
@@ -312,6 +314,11 @@ impl Target for Bucket {
         let mut forms: Vec<Form> = ["ndjson", "csv", "parquet", "avro"].iter().flat_map(|format| all.iter().map(move |word| form(format, word))).collect();
         forms.extend(["none", "zstd"].iter().map(|word| form(&"arrow", word)));
         forms
+    }
+
+    async fn uploads(&self, known: &[String]) -> Vec<String> {
+        let words: Vec<&str> = ["uploads"].into_iter().chain(known.iter().map(String::as_str)).collect();
+        self.reader(&words).await.lines().map(str::to_owned).collect()
     }
 
     async fn unnamed(&self) -> usize {
