@@ -324,7 +324,7 @@ async fn hanging(s3: &S3) {
     service("ctl", &["s3", "pause"]);
     let sender = {
         let address = address.clone();
-        #[expect(clippy::disallowed_methods, reason = "a sender that is cut off when the figure is taken")]
+        #[expect(clippy::disallowed_methods, reason = "a sender beside the one who watches; it is awaited")]
         tokio::spawn(async move { push(&address, "default.s3", "hang".to_owned(), 4_000, 200).await })
     };
     let mut most = before;
@@ -332,8 +332,8 @@ async fn hanging(s3: &S3) {
         tokio::time::sleep(Duration::from_millis(500)).await;
         most = most.max(ours.resident());
     }
-    sender.abort();
     service("ctl", &["s3", "resume"]);
+    sender.await.expect("the sender ends well once the store answers again");
     println!("\nMemory while S3 hangs for ten seconds and a sender has 800 MB for it");
     println!("  {before} KiB before, {most} KiB at most");
 }

@@ -28,7 +28,7 @@ pub mod domain;
 
 /// Batches and objects are large and short-lived: an allocator that keeps their pages spares the kernel a third of the work of a push.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 pub mod app;
 pub mod command;

@@ -457,11 +457,12 @@ fn mode_name(mode: CommitMode) -> &'static str {
     }
 }
 
-/// The window: at least two units, so that one can fill while one commits; never more than half of what all may hold.
+/// The window: a unit that fills beside those that commit, which are two where the kind lets several be on their way; never more than half of what all may hold.
 fn window(settings: &DeliverySettings, asked: Window, units: &UnitPolicy) -> Window {
     let smaller = |asked: u64, ours: u64| if asked == 0 { ours } else { asked.min(ours) };
-    let records = units.records_max.saturating_mul(2).min(WINDOW_RECORDS_MAX).max(settings.window.records);
-    let bytes = units.bytes_max.saturating_mul(2).min(settings.budget_bytes / 2).max(settings.window.bytes);
+    let held = 1 + units.commits_in_flight.clamp(1, 2) as u64;
+    let records = units.records_max.saturating_mul(held).min(WINDOW_RECORDS_MAX).max(settings.window.records);
+    let bytes = units.bytes_max.saturating_mul(held).min(settings.budget_bytes / 2).max(settings.window.bytes);
     Window { records: smaller(asked.records, records), bytes: smaller(asked.bytes, bytes) }
 }
 

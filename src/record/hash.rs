@@ -56,6 +56,15 @@ impl RecordHashes {
 }
 
 impl Batch {
+    /// With what enters the hash looked up now: whoever has just read the texts has them near at hand, and the session that folds them in works elsewhere.
+    #[must_use]
+    pub(super) fn hashed(mut self) -> Self {
+        if let Records::Ndjson(lines) = &self.records {
+            self.hashes = Some(RecordHashes::of(lines));
+        }
+        self
+    }
+
     /// Adds the batch's records to `hash`, which stays as it was if a record cannot be written as JSON text.
     pub fn advance(&self, hash: &mut RollingHash) -> Result<(), RecordFaults> {
         match (&self.hashes, &self.records) {

@@ -84,7 +84,7 @@ impl Lines {
 
     /// Good runs and refused records in offset order.
     pub(super) fn pieces(self, head: &Head) -> Vec<Piece> {
-        let whole = head.batch(Records::Ndjson(Ndjson::from_checked(self.bytes, self.places.into())));
+        let whole = head.batch(Records::Ndjson(Ndjson::from_checked(self.bytes, self.places.into()))).hashed();
         let mut pieces = Vec::with_capacity(2 * self.refused.len() + 1);
         let mut from = 0;
         for (index, fault, original) in self.refused {

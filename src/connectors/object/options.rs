@@ -29,7 +29,7 @@ const DEFAULT_OBJECT_IDLE: Duration = Duration::from_secs(5);
 /// Commits that may be under way: while one object is created, the parts of the next go up.
 const COMMITS_IN_FLIGHT: usize = 2;
 
-// A session announces a window of two units and never more than half of what all sessions may hold.
+// A session announces a window of three units and never more than half of what all sessions may hold; two have to fit.
 const _: () = assert!(2 * OBJECT_BYTES_MAX <= BUDGET_BYTES / 2);
 const _: () = assert!(DEFAULT_OBJECT_BYTES <= OBJECT_BYTES_MAX);
 
