@@ -833,7 +833,7 @@ async fn a_unit_planned_with_the_mark_before_it_is_cut_alike_after_a_crash() {
 async fn acks_that_follow_one_another_at_once_are_told_together_and_wait_for_nothing_else() {
     let one = UnitPolicy { records_max: 1, bytes_max: 1 << 20, age_max: Duration::ZERO, idle_max: Duration::ZERO, commits_in_flight: 1 };
     let world = World::new(Family::Transaction);
-    world.target.units(one.clone());
+    world.target.units(one);
     (0..200).for_each(|_| world.target.at_next_commit(Fault::Delay(Duration::ZERO)));
     let mut session = world.open().await;
     session.push(0..200).await;

@@ -52,7 +52,7 @@ pub(in crate::connectors) const BASIS: &str = "Each object appears whole and is 
 
 /// What no kind of object store takes or does.
 pub(in crate::connectors) const LIMITS: &[&str] = &[
-    "A record is acknowledged when its object is visible: the sender holds up to two objects, and an ack waits for max_object_bytes, max_object_age or max_object_idle.",
+    "A record is acknowledged when its object is visible: the sender holds up to three objects, and an ack waits for max_object_bytes, max_object_age or max_object_idle.",
     "With {field:…} in path_template a record without the field, or with null, an object or an array in it, is refused; a unit is closed at 256 paths and never has more than 1,000 objects; ON_FINISH is refused; objects that no manifest names may stay after a broken session.",
     "Parquet, Arrow, Avro and CSV need columns: open the stream with a schema, or send Arrow.",
     "An upload in parts that a crash cuts off stays in the bucket, unseen and paid for: of an ON_FINISH stream until it is opened again, else until a lifecycle rule for unfinished uploads removes it, so set one.",

@@ -1,7 +1,7 @@
 //! Why: records become the next object of their stream's chain, created only if absent and only after the one before. Never claims an object that it has not seen answered for.
 //!
-//! Memory, a stream: the open unit's encoded bytes and those of the units under way (two at most), so at most three times `max_object_bytes`, beside the raw records that the session holds and
-//! pays for. Uncompressed NDJSON shares its bytes with those records where the encoder does. Nothing is at the store before commit, and what a commit has put there before it counts
+//! Memory, a stream: the open unit's encoded bytes and those of the units under way (two at most), so at most three times `max_object_bytes`, beside the raw records of the same three units,
+//! which the session holds and pays for. Uncompressed NDJSON shares its bytes with those records where the encoder does. Nothing is at the store before commit, and what a commit has put there before it counts
 //! (parts of an upload) is removed when the settlement is dropped; a process that dies leaves it, which is what a lifecycle rule for incomplete uploads is for.
 
 use std::sync::Arc;

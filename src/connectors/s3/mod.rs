@@ -121,8 +121,8 @@ impl BucketSource for Place {
             .with_virtual_hosted_style_request(self.in_host_name)
             // What deletes objects one by one is known by every store that speaks the protocol.
             .with_disable_bulk_delete(true)
-            // Over TLS nobody can change the bytes on their way, and what they must hash to is in the object's metadata, which is signed.
-            .with_unsigned_payload(self.https)
+            // Over verified TLS nobody can change the bytes on their way, and what they must hash to is in the object's metadata, which is signed.
+            .with_unsigned_payload(self.https && self.verify_tls)
             .with_retry(object::no_retries())
             .with_http_connector(gate);
         let builder = match identity.provider {
