@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     connectors::connector::{Mark, UnitPolicy},
-    record::{Batch, Offset, Records},
+    record::{Batch, Offset, Records, RollingHash},
 };
 
 /// A unit on its way: what was appended since the last cut.
@@ -57,6 +57,28 @@ impl Unit {
     /// Nothing was taken yet.
     pub(super) fn is_empty(&self) -> bool {
         self.mark.next == self.first
+    }
+
+    /// Records that were rejected.
+    pub(super) fn pass(&mut self, count: u64, now: Instant) {
+        self.touched = now;
+        self.mark.next += count;
+        self.mark.rejected += count;
+        self.rejected += count;
+    }
+
+    /// Records that the writer took.
+    pub(super) fn take(&mut self, batch: &Batch, hashed: bool, now: Instant) {
+        self.touched = now;
+        self.mark.next = batch.next_offset();
+        self.records += batch.len() as u64;
+        self.bytes += batch.byte_count();
+        if hashed {
+            let mut hash = RollingHash::from_value(self.mark.hash);
+            // A record without a JSON text is left out by everyone who computes the hash.
+            let _ = batch.advance(&mut hash);
+            self.mark.hash = hash.value();
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Why: the state machine of one open stream, and the only task below the interface. Never waits for its sender's reading, and never acknowledges what is not durable.
 
 mod line;
+mod meters;
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +19,10 @@ use tokio::{
 };
 use tracing::Instrument;
 
-use self::line::{Line, LineEvent};
+use self::{
+    line::{Line, LineEvent},
+    meters::Meters,
+};
 use super::{
     Delivery, DestinationState, DestinationStatus, Disposition, DrainReason, Durable, EndReason, Ended, Event, Incoming, Kept, OpenOrder, RecordError,
     RecordErrorPolicy, RecordErrors,
@@ -958,51 +962,4 @@ fn report(rejected: &[RejectedRecord], disposition: Disposition) -> RecordErrors
         listed.map(|record| RecordError { offset: record.offset, index: record.index, fault: record.fault.clone(), disposition }).collect();
     let more = (rejected.len() - errors.len()) as u64;
     RecordErrors { errors, more }
-}
-
-impl Unit {
-    /// Records that were rejected.
-    fn pass(&mut self, count: u64, now: Instant) {
-        self.touched = now;
-        self.mark.next += count;
-        self.mark.rejected += count;
-        self.rejected += count;
-    }
-
-    /// Records that the writer took.
-    fn take(&mut self, batch: &Batch, hashed: bool, now: Instant) {
-        self.touched = now;
-        self.mark.next = batch.next_offset();
-        self.records += batch.len() as u64;
-        self.bytes += batch.byte_count();
-        if hashed {
-            let mut hash = RollingHash::from_value(self.mark.hash);
-            // A record without a JSON text is left out by everyone who computes the hash.
-            let _ = batch.advance(&mut hash);
-            self.mark.hash = hash.value();
-        }
-    }
-}
-
-/// The session's share of the metrics; by kind only, so that their number stays small.
-struct Meters {
-    sessions: metrics::Gauge,
-    delivered: metrics::Counter,
-    rejected: metrics::Counter,
-    duplicates: metrics::Counter,
-    settled: metrics::Histogram,
-    ack_lag: metrics::Histogram,
-}
-
-impl Meters {
-    fn new(kind: &'static str) -> Self {
-        Self {
-            sessions: metrics::gauge!("datasink_sessions", "kind" => kind),
-            delivered: metrics::counter!("datasink_delivered_records_total", "kind" => kind),
-            rejected: metrics::counter!("datasink_rejected_records_total", "kind" => kind),
-            duplicates: metrics::counter!("datasink_duplicate_records_total", "kind" => kind),
-            settled: metrics::histogram!("datasink_settle_seconds", "kind" => kind),
-            ack_lag: metrics::histogram!("datasink_ack_lag_seconds", "kind" => kind),
-        }
-    }
 }
