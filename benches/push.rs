@@ -76,7 +76,7 @@ async fn discarded() {
     sink(&ours.address, "default.discard", "kafka://discard", &[]).await;
     let bare = bare::start().await.to_string();
     // What a client keeps on its way, and about a second of it.
-    let window: usize = std::env::var("BENCH_WINDOW").map_or(32, |text| text.parse().expect("a number"));
+    const WINDOW: usize = 32;
     for (record_bytes, batches) in [(200, 6_000), (1_024, 2_000)] {
         let load = |run: usize, who: &str| Load {
             sink: "default.discard".to_owned(),
@@ -85,7 +85,7 @@ async fn discarded() {
             batches,
             batch_records: 1_000,
             record_bytes,
-            batches_in_flight: window,
+            batches_in_flight: WINDOW,
             schema: None,
         };
         let (address, bare) = (ours.address.clone(), bare.clone());
