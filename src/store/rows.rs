@@ -570,7 +570,8 @@ mod tests {
         (from..from + count).map(|n| Row { json: format!("{{\"n\":{n},\"pad\":\"{}\"}}", "x".repeat(width)).into(), key: None }).collect()
     }
 
-    async fn all(rows: &Rows, table: Uuid, keyed: bool) -> Vec<Bytes> {
+    /// Everything, in pages of 7, each with a scan that goes on from the last one's token.
+    pub(super) async fn all(rows: &Rows, table: Uuid, keyed: bool) -> Vec<Bytes> {
         let mut scan = rows.scan(table, keyed, None).await.unwrap();
         let mut out = Vec::new();
         loop {
@@ -584,7 +585,7 @@ mod tests {
         }
     }
 
-    fn engines() -> (tempfile::TempDir, Vec<SharedStore>) {
+    pub(super) fn engines() -> (tempfile::TempDir, Vec<SharedStore>) {
         let dir = tempfile::tempdir().unwrap();
         let sled = SledStore::open(dir.path(), SledOptions { ballast: false, ..SledOptions::default() }).unwrap();
         (dir, vec![Arc::new(MemoryStore::new()), Arc::new(sled)])

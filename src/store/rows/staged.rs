@@ -311,12 +311,11 @@ impl Rows {
 mod tests {
     use std::sync::Arc;
 
-    use super::*;
-    use crate::store::{
-        SharedStore,
-        memory::MemoryStore,
-        sled::{SledOptions, SledStore},
+    use super::{
+        super::tests::{all, engines},
+        *,
     };
+    use crate::store::{SharedStore, memory::MemoryStore};
 
     const STREAM: &str = "cluster/sink/s";
 
@@ -338,26 +337,6 @@ mod tests {
 
     fn texts(rows: &[Row]) -> Vec<Bytes> {
         rows.iter().map(|row| row.json.clone()).collect()
-    }
-
-    /// Everything, in pages of 7, each with a scan that goes on from the last one's token.
-    async fn all(rows: &Rows, table: Uuid, keyed: bool) -> Vec<Bytes> {
-        let mut scan = rows.scan(table, keyed, None).await.unwrap();
-        let mut out = Vec::new();
-        loop {
-            let page = scan.next(7).await.unwrap();
-            if page.is_empty() {
-                return out;
-            }
-            out.extend(page);
-            scan = rows.scan(table, keyed, Some(&scan.token())).await.unwrap();
-        }
-    }
-
-    fn engines() -> (tempfile::TempDir, Vec<SharedStore>) {
-        let dir = tempfile::tempdir().unwrap();
-        let sled = SledStore::open(dir.path(), SledOptions { ballast: false, ..SledOptions::default() }).unwrap();
-        (dir, vec![Arc::new(MemoryStore::new()), Arc::new(sled)])
     }
 
     async fn aside(store: &SharedStore) -> usize {
