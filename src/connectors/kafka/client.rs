@@ -318,6 +318,15 @@ pub(super) fn not_made(shown: &str, ears: &Ears, fault: &KafkaError) -> Connecto
     ConnectorError::new(kind, format!("no client for {shown} can be made: {why}; check the sink's credential"))
 }
 
+/// The error for a failed call, explained by what was heard meanwhile.
+pub(super) fn explain(target: &Target, ears: &Ears, doing: &str, fault: &KafkaError) -> ConnectorError {
+    let code = failure::code_of(fault);
+    match failure::meaning(code).0 {
+        Kind::TimedOut | Kind::Unknown => ears.verdict(&target.shown, doing, false).unwrap_or_else(|| failure::error(&target.shown, doing, code)),
+        _ => failure::error(&target.shown, doing, code),
+    }
+}
+
 /// What a cluster says of itself and of the topic.
 #[derive(Debug)]
 pub(super) struct Found {

@@ -2,6 +2,7 @@
 
 mod client;
 mod failure;
+mod group;
 mod key;
 mod mark;
 mod open;

@@ -1,23 +1,20 @@
 //! Why: a stream is opened in one order: look at the cluster, fence older writers, then read the mark. Never reads first: with a transaction of an older writer open, the read would block.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rdkafka::{
-    ClientConfig, Offset as KafkaOffset, TopicPartitionList,
+    ClientConfig,
     admin::{AdminClient, AdminOptions, ResourceSpecifier},
-    consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata},
+    consumer::{BaseConsumer, Consumer},
     error::KafkaError,
     producer::Producer as _,
 };
 
 use super::{
-    client::{self, Context, Ears, millis},
+    client::{self, Context, Ears, explain, millis},
     failure,
-    mark::{KeptMark, NotAMark, transactional_id},
+    group::Group,
+    mark::{KeptMark, transactional_id},
     options::{Mode, Target},
     producer::{self, Exact, Producer, ProducerThread, Wiring},
     security::Security,
@@ -40,8 +37,6 @@ pub(super) const TRANSACTION_STEP_MAX: Duration = Duration::from_secs(18);
 /// What a transaction may take above its steps.
 const TRANSACTION_SLACK: Duration = Duration::from_secs(5);
 const _: () = assert!(TRANSACTION_STEP_MAX.as_secs() * 3 + TRANSACTION_SLACK.as_secs() <= 60);
-/// How long a coordinator that is on its way is waited for before it is asked again.
-const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
 /// The longest wait for the topic's configuration; without it a stream goes on.
 const DESCRIBE_MAX: Duration = Duration::from_secs(5);
 /// What a few calls with limits of their own may take above these.
@@ -185,11 +180,9 @@ pub(super) fn producer(target: &Target, ears: &Arc<Ears>, config: &ClientConfig)
 /// A producer with transactions, and the group that keeps the mark. Older producers of this id are fenced. Blocks.
 pub(super) struct Transactional {
     pub(super) producer: Producer,
-    /// Joins nothing: it reads the mark.
-    reader: BaseConsumer<Context>,
     /// Settings of a client that asks where partitions end, whatever transactions of others are open there.
     ends: ClientConfig,
-    pub(super) group: ConsumerGroupMetadata,
+    pub(super) group: Group,
 }
 
 impl Transactional {
@@ -209,44 +202,10 @@ impl Transactional {
     ) -> Result<Self, ConnectorError> {
         let producer = producer(target, ears, producing)?;
         producer.init_transactions(limit).map_err(|fault| explain(target, ears, "begin transactions", &fault))?;
-        let mut settings = config.clone();
-        settings.set("group.id", id).set("isolation.level", "read_committed").set("enable.auto.commit", "false").set("fetch.wait.max.ms", "10");
-        let reader: BaseConsumer<Context> =
-            settings.create_with_context(Context(ears.clone())).map_err(|fault| client::not_made(&target.shown, ears, &fault))?;
-        let group = reader.group_metadata().ok_or_else(|| ConnectorError::new(Kind::Internal, "the Kafka client has no group"))?;
+        let group = Group::new(target, ears, config, id)?;
         let mut ends = config.clone();
         ends.set("isolation.level", "read_uncommitted");
-        Ok(Self { producer, reader, ends, group })
-    }
-
-    /// The stream's mark, if there is one.
-    pub(super) fn mark(&self, target: &Target, ears: &Ears, limit: Duration) -> Result<Option<KeptMark>, ConnectorError> {
-        let doing = "read the mark";
-        let mut wanted = TopicPartitionList::new();
-        wanted.add_partition(&target.topic, 0);
-        client::listen(&self.reader, ears);
-        let until = Instant::now() + limit;
-        let kept = loop {
-            let left = until.saturating_duration_since(Instant::now());
-            match self.reader.committed_offsets(wanted.clone(), left) {
-                Ok(kept) => break kept,
-                // Where no group was ever used, the first question makes its coordinator.
-                Err(fault) if failure::is_settling(failure::code_of(&fault)) && left > COORDINATOR_PAUSE => std::thread::sleep(COORDINATOR_PAUSE),
-                Err(fault) => return Err(explain(target, ears, doing, &fault)),
-            }
-        };
-        let Some(element) = kept.elements().into_iter().next() else { return Ok(None) };
-        element.error().map_err(|fault| explain(target, ears, doing, &fault))?;
-        if element.offset() == KafkaOffset::Invalid {
-            return Ok(None);
-        }
-        KeptMark::decode(element.metadata()).map_err(|NotAMark| {
-            let message = format!(
-                "{}: the group that keeps the stream's mark holds something else; another program uses it, or a newer version of this service",
-                target.shown
-            );
-            ConnectorError::new(Kind::Misconfigured, message)
-        })
+        Ok(Self { producer, ends, group })
     }
 
     /// Whether the topic still has what the last receipts name: below them it went back.
@@ -275,7 +234,7 @@ impl Transactional {
         let explained = |fault: KafkaError| explain(target, ears, "replace the mark", &fault);
         self.producer.begin_transaction().map_err(explained)?;
         let offsets = producer::metadata(&target.topic, 0, text).map_err(explained)?;
-        self.producer.send_offsets_to_transaction(&offsets, &self.group, limit).map_err(explained)?;
+        self.producer.send_offsets_to_transaction(&offsets, self.group.metadata(), limit).map_err(explained)?;
         self.producer.commit_transaction(limit).map_err(explained)
     }
 }
@@ -295,15 +254,6 @@ fn last_offsets(target: &Target, noted: &Noted) -> BTreeMap<i32, i64> {
         }
     }
     last
-}
-
-/// The error for a failed call, explained by what was heard meanwhile.
-pub(super) fn explain(target: &Target, ears: &Ears, doing: &str, fault: &KafkaError) -> ConnectorError {
-    let code = failure::code_of(fault);
-    match failure::meaning(code).0 {
-        Kind::TimedOut | Kind::Unknown => ears.verdict(&target.shown, doing, false).unwrap_or_else(|| failure::error(&target.shown, doing, code)),
-        _ => failure::error(&target.shown, doing, code),
-    }
 }
 
 /// Opens a stream. With transactions its mark is written again after each `refresh` without a unit.
@@ -375,7 +325,7 @@ fn kept_mark(found: FoundMark) -> Option<Mark> {
 /// A producer that is ready, and what it found.
 struct Begun {
     producer: Producer,
-    group: Option<ConsumerGroupMetadata>,
+    group: Option<Group>,
     mark: FoundMark,
     /// The epoch beside the mark.
     seen: Option<Epoch>,
@@ -405,7 +355,7 @@ async fn exactly_once(
     blocking(limit * (2 + limits::NOTED_RECEIPTS_MAX as u32), move || {
         let ears = &reached.ears;
         let transactional = Transactional::begin(&target, &reached, &id, limit, cut)?;
-        let kept = transactional.mark(&target, ears, limit)?;
+        let kept = transactional.group.mark(&target, ears, limit)?;
         let mut basis = EXACT.to_owned();
         let mark = match kept {
             Some(kept) => FoundMark::At(kept.mark),
@@ -417,8 +367,7 @@ async fn exactly_once(
             None => FoundMark::Missing,
         };
         ears.forget_troubles();
-        let Transactional { producer, group, reader, ends: _ } = transactional;
-        drop(reader);
+        let Transactional { producer, group, ends: _ } = transactional;
         let delivery = Delivery { guarantee: Guarantee::ExactlyOnce, basis: format!("{basis}.") };
         Ok(Begun { producer, group: Some(group), mark, seen: kept.map(|kept| kept.epoch), delivery })
     })
@@ -441,7 +390,7 @@ pub(super) async fn forget(target: &Arc<Target>, cx: &ConnectContext, stream: &S
     let (target, id, limit) = (target.clone(), transactional_id(stream), step_limit(cx, target.mode));
     blocking(limit * 4, move || {
         let transactional = Transactional::begin(&target, &reached, &id, limit, target.cut)?;
-        match transactional.mark(&target, &reached.ears, limit)? {
+        match transactional.group.mark(&target, &reached.ears, limit)? {
             None => Ok(()),
             Some(_) => transactional.replace_mark(&target, &reached.ears, &KeptMark::forgotten(), limit),
         }

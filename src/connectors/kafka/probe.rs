@@ -10,9 +10,9 @@ use rdkafka::{
 };
 
 use super::{
-    client::{self, Ears, locked},
+    client::{self, Ears, explain, locked},
     failure,
-    open::{self, Transactional, blocking, explain, step_limit},
+    open::{self, Transactional, blocking, step_limit},
     options::{Mode, Target},
     producer::{self, Flight},
     security::Security,
@@ -167,7 +167,7 @@ fn try_transaction(target: &Target, ears: &Arc<Ears>, config: &ClientConfig, id:
     let transactional = Transactional::with(target, ears, config, &settings, id, limit).map_err(Refusal::Transactions)?;
     let producer = &transactional.producer;
     // Where no group was ever used, the first question makes its coordinator; a transaction that asks first waits for it without end.
-    match transactional.mark(target, ears, limit) {
+    match transactional.group.mark(target, ears, limit) {
         // Whoever may not read it is told so by the transaction, too, and at once.
         Err(error) if error.kind != Kind::PermissionDenied => return Err(Refusal::Transactions(error)),
         Ok(_) | Err(_) => {}
@@ -190,7 +190,7 @@ fn try_transaction(target: &Target, ears: &Arc<Ears>, config: &ClientConfig, id:
 fn set_mark_twice(target: &Target, ears: &Arc<Ears>, transactional: &Transactional, limit: Duration) -> Result<(), Refusal> {
     for _ in 0..2 {
         let offsets = producer::metadata(&target.topic, 0, "").map_err(|fault| Refusal::Mark(explain(target, ears, "set the mark", &fault)))?;
-        if let Err(fault) = transactional.producer.send_offsets_to_transaction(&offsets, &transactional.group, limit) {
+        if let Err(fault) = transactional.producer.send_offsets_to_transaction(&offsets, transactional.group.metadata(), limit) {
             let of_the_topic = matches!(&fault, KafkaError::Transaction(error) if error.string().contains("add partition"));
             return Err(match failure::code_of(&fault) {
                 Code::TopicAuthorizationFailed if of_the_topic => Refusal::Write(explain(target, ears, "write to the topic", &fault)),

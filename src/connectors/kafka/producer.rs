@@ -14,7 +14,6 @@ use std::{
 use bytes::Bytes;
 use rdkafka::{
     Message as _, Offset as KafkaOffset, TopicPartitionList,
-    consumer::ConsumerGroupMetadata,
     error::KafkaError,
     message::{DeliveryResult, Header, OwnedHeaders},
     producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer},
@@ -28,6 +27,7 @@ use tokio::{
 use super::{
     client::{Context, Ears, locked},
     failure,
+    group::Group,
     mark::KeptMark,
     open::BATCH_FRAME_BYTES,
     options::Target,
@@ -57,6 +57,8 @@ const STEP_SLACK: Duration = Duration::from_secs(7);
 /// Bytes of a message beside its key and value: lengths, headers with the stream's name and a trace context.
 const MESSAGE_OVERHEAD_BYTES: u64 = 512;
 const _: () = assert!(STEP_SLACK.as_secs() > GIVE_UP_SLACK.as_secs() && STEP_SLACK.as_secs() > ABORT_TIMEOUT.as_secs());
+/// How often the client that reads the mark is listened to while no unit comes; a new token may be due.
+const LISTEN_INTERVAL: Duration = Duration::from_secs(20);
 /// What failures of one unit are kept of.
 const FAILURES_MAX: usize = 1_000;
 
@@ -198,8 +200,7 @@ pub(super) struct Wiring {
 
 /// What transactions need.
 pub(super) struct Exact {
-    /// The private group, which has no members.
-    pub(super) group: ConsumerGroupMetadata,
+    pub(super) group: Group,
     pub(super) epoch: Epoch,
     /// The last mark that is known to be there, if any.
     pub(super) mark: Option<Mark>,
@@ -323,17 +324,18 @@ impl Worker {
 
     /// The next order. While none comes the mark is written again now and then; an error of that is kept in `broken` for the next order.
     fn next(&self, inbox: &Receiver<Order>, broken: &mut Option<ConnectorError>) -> Option<Order> {
+        let Some(exact) = &self.wiring.exact else { return inbox.recv().ok() };
+        let mut written = Instant::now();
         loop {
-            let Some((mark, refresh)) = self.wiring.exact.as_ref().and_then(|exact| Some((exact.mark?, exact.refresh))).filter(|_| broken.is_none()) else {
-                return inbox.recv().ok();
-            };
-            match inbox.recv_timeout(refresh) {
+            match inbox.recv_timeout(LISTEN_INTERVAL.min(exact.refresh)) {
                 Ok(order) => return Some(order),
                 Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => {
-                    *broken = self.unit(&[], mark).err();
-                    tracing::debug!(destination = self.wiring.target.shown, refreshed = broken.is_none(), "the mark of an idle stream was written again");
-                }
+                Err(RecvTimeoutError::Timeout) => exact.group.listen(),
+            }
+            if let (Some(mark), None, true) = (exact.mark, &broken, written.elapsed() >= exact.refresh) {
+                *broken = self.unit(&[], mark).err();
+                written = Instant::now();
+                tracing::debug!(destination = self.wiring.target.shown, refreshed = broken.is_none(), "the mark of an idle stream was written again");
             }
         }
     }
@@ -342,12 +344,12 @@ impl Worker {
         self.step.send_replace("write");
         let messages = messages(self.wiring.cut, unit);
         let Some(exact) = &self.wiring.exact else { return self.deliver(&messages) };
+        let kept = KeptMark { mark, epoch: exact.epoch };
         self.producer.begin_transaction().map_err(|fault| self.transaction_error("begin a transaction", &fault))?;
         let delivered = self.deliver(&messages).and_then(|outcome| {
-            let kept = KeptMark { mark, epoch: exact.epoch };
             let offsets = offsets(&self.wiring.target.topic, &kept).map_err(|fault| self.transaction_error("set the mark", &fault))?;
             self.step.send_replace("set the mark");
-            let sent = self.producer.send_offsets_to_transaction(&offsets, &exact.group, self.wiring.limit);
+            let sent = self.producer.send_offsets_to_transaction(&offsets, exact.group.metadata(), self.wiring.limit);
             sent.map_err(|fault| self.transaction_error("set the mark", &fault)).map(|()| outcome)
         });
         match delivered {
@@ -363,7 +365,10 @@ impl Worker {
             }
             Ok(outcome) => {
                 self.step.send_replace("commit the transaction");
-                self.producer.commit_transaction(self.wiring.limit).map(|()| outcome).map_err(|fault| self.commit_error(&fault))
+                self.producer.commit_transaction(self.wiring.limit).map_err(|fault| self.commit_error(&fault))?;
+                self.step.send_replace("read the mark back");
+                exact.group.confirm(&self.wiring.target, &self.wiring.ears, &kept, self.wiring.limit)?;
+                Ok(outcome)
             }
         }
     }

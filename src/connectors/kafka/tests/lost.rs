@@ -8,10 +8,11 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{ReadHalf, WriteHalf},
     },
-    sync::watch,
+    sync::{Mutex, watch},
 };
 
 use super::*;
+use crate::connectors::error::ConnectorErrorKind;
 
 /// API keys of what a transaction asks of its coordinators after the records.
 const ADD_OFFSETS_TO_TXN: i16 = 25;
@@ -28,6 +29,8 @@ enum State {
     Silent,
     /// As a process that was killed: connections break, and there are no new ones.
     Gone,
+    /// The trapped request never arrives, and its answer says that all is well; everything else passes.
+    Forging,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -45,9 +48,10 @@ struct Line {
 }
 
 impl Line {
-    async fn start() -> Self {
+    /// Each test has a listener of its own.
+    async fn start(which: usize) -> Self {
         let pairs = std::env::var("KAFKA_PROXIED").expect("the recipe sets it");
-        let (advertised, listener) = pairs.split(',').next().and_then(|pair| pair.split_once('=')).expect("ADVERTISED=LISTENER");
+        let (advertised, listener) = pairs.split(',').nth(which).and_then(|pair| pair.split_once('=')).expect("ADVERTISED=LISTENER");
         let (address, to): (String, SocketAddr) = (advertised.to_owned(), listener.parse().expect("an address"));
         let listener = TcpListener::bind(advertised).await.expect("nobody else is there");
         let line = Self { address, conduct: Arc::new(watch::Sender::new(Conduct { state: State::Passing, trap: None })) };
@@ -75,47 +79,52 @@ impl Line {
         let Ok(mut server) = TcpStream::connect(to).await else { return };
         let ((client_read, client_write), (server_read, server_write)) = (client.split(), server.split());
         let mut conduct = self.conduct.subscribe();
+        let client_write = Mutex::new(client_write);
         tokio::select! {
             _ = conduct.wait_for(|conduct| conduct.state == State::Gone) => {}
-            _ = self.up(client_read, server_write) => {}
-            _ = self.down(server_read, client_write) => {}
+            _ = self.up(client_read, server_write, &client_write) => {}
+            _ = self.down(server_read, &client_write) => {}
         }
     }
 
     async fn may_pass(&self) {
         let mut conduct = self.conduct.subscribe();
         // The sender is ours, so it cannot be gone.
-        let _ = conduct.wait_for(|conduct| conduct.state == State::Passing).await;
+        let _ = conduct.wait_for(|conduct| matches!(conduct.state, State::Passing | State::Forging)).await;
     }
 
     /// Requests, frame by frame: a length, then the API key and the rest.
-    async fn up(&self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> std::io::Result<()> {
+    async fn up(&self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, back: &Mutex<WriteHalf<'_>>) -> std::io::Result<()> {
         loop {
             let length = from.read_u32().await?;
             let mut frame = vec![0; length as usize];
             from.read_exact(&mut frame).await?;
-            self.conduct.send_if_modified(|conduct| match conduct.trap.take_if(|(api, _)| frame.starts_with(&api.to_be_bytes())) {
+            let trapped = self.conduct.send_if_modified(|conduct| match conduct.trap.take_if(|(api, _)| frame.starts_with(&api.to_be_bytes())) {
                 Some((_, state)) => {
                     conduct.state = state;
                     true
                 }
                 None => false,
             });
+            if trapped && self.state() == State::Forging {
+                // The number of the request is after its API key and version. No pause, no error: EndTxn in the versions that the library speaks.
+                back.lock().await.write_all(&[&10_u32.to_be_bytes()[..], &frame[4..8], &[0; 6]].concat()).await?;
+                continue;
+            }
             self.may_pass().await;
             to.write_u32(length).await?;
             to.write_all(&frame).await?;
         }
     }
 
-    async fn down(&self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> std::io::Result<()> {
-        let mut buffer = vec![0; 1 << 16];
+    /// Answers, frame by frame.
+    async fn down(&self, mut from: ReadHalf<'_>, to: &Mutex<WriteHalf<'_>>) -> std::io::Result<()> {
         loop {
-            let read = from.read(&mut buffer).await?;
-            if read == 0 {
-                return Ok(());
-            }
+            let length = from.read_u32().await?;
+            let mut frame = vec![0; length as usize];
+            from.read_exact(&mut frame).await?;
             self.may_pass().await;
-            to.write_all(&buffer[..read]).await?;
+            to.lock().await.write_all(&[&length.to_be_bytes()[..], &frame].concat()).await?;
         }
     }
 }
@@ -123,7 +132,7 @@ impl Line {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_that_is_lost_between_begin_and_commit_is_not_waited_for_without_end() {
     let Some(topic) = Topic::new(1, &[]).await else { return };
-    let line = Line::start().await;
+    let line = Line::start(0).await;
     let sink = sink(&format!("kafka://{}", line.address), &topic.name, &[("kafka_delivery", "exactly_once")]);
     let (stream, cx) = (stream(), ConnectContext { reply_timeout: Duration::from_secs(2), ..context(None) });
     let open = || async { sink.open(&cx, &stream, Epoch(1), &terms(&["k"], Noted::default())).await.expect("opened") };
@@ -149,4 +158,27 @@ async fn a_coordinator_that_is_lost_between_begin_and_commit_is_not_waited_for_w
     opened.writer.finish(Finish::Commit, at(next)).await.expect("finished");
     let seen: Vec<Offset> = topic.read("read_committed").into_iter().map(|(offset, ..)| offset).collect();
     assert_eq!(seen, (0..next).collect::<Vec<_>>(), "nothing is lost and nothing is there twice");
+}
+
+/// What a broker does that loses a partition's leader between its word and the marker, shown without the luck that it takes: it says "committed", and the transaction is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_brokers_confirm_and_do_not_carry_out_is_not_acknowledged() {
+    let Some(topic) = Topic::new(1, &[]).await else { return };
+    let line = Line::start(1).await;
+    let sink = sink(&format!("kafka://{}", line.address), &topic.name, &[("kafka_delivery", "exactly_once")]);
+    let (stream, cx) = (stream(), ConnectContext { reply_timeout: Duration::from_secs(2), ..context(None) });
+    let open = || async { sink.open(&cx, &stream, Epoch(1), &terms(&["k"], Noted::default())).await.expect("opened") };
+    let mut opened = open().await;
+    commit(&mut opened.writer, 0, &[r#"{"k":1}"#]).await.expect("settled");
+    line.set(State::Passing, Some((END_TXN, State::Forging)));
+    let error = commit(&mut opened.writer, 1, &[r#"{"k":2}"#]).await.expect_err("nothing was committed");
+    assert_eq!(line.state(), State::Forging, "the lie was told");
+    assert_eq!((error.kind, error.class), (ConnectorErrorKind::Unknown, ErrorClass::Destination), "{error}");
+    line.set(State::Passing, None);
+    opened = open().await;
+    assert_eq!(opened.mark, FoundMark::At(at(1)));
+    commit(&mut opened.writer, 1, &[r#"{"k":2}"#]).await.expect("settled");
+    opened.writer.finish(Finish::Commit, at(2)).await.expect("finished");
+    let seen: Vec<Offset> = topic.read("read_committed").into_iter().map(|(offset, ..)| offset).collect();
+    assert_eq!(seen, [0, 1], "nothing is lost and nothing is there twice");
 }
