@@ -8,6 +8,7 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
@@ -219,11 +220,8 @@ async fn stay(args: &Args, address: &str, child: &mut Child) {
 
 /// Asks the service to drain and waits for it.
 async fn stop(child: &mut Child) -> Result<(), CliError> {
-    if let Some(id) = child.id() {
-        let asked = Command::new("kill").args(["-TERM", &id.to_string()]).status().await;
-        if asked.is_err() {
-            child.start_kill().map_err(|fault| CliError::Local(format!("the service cannot be stopped: {fault}")))?;
-        }
+    if let Some(id) = child.id().and_then(|id| Pid::from_raw(id.try_into().ok()?)) {
+        kill_process(id, Signal::TERM).map_err(|fault| CliError::Local(format!("the service cannot be stopped: {fault}")))?;
     }
     child.wait().await.map_err(|fault| CliError::Local(format!("the service's end was not seen: {fault}")))?;
     Ok(())

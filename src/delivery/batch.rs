@@ -114,8 +114,7 @@ pub(super) enum Cut {
 
 /// When the unit, which is not empty, is to be cut.
 pub(super) fn when(unit: &Unit, policy: &UnitPolicy, on: &Circumstances, now: Instant) -> Cut {
-    let full = unit.full || unit.records >= policy.records_max || unit.bytes >= policy.bytes_max;
-    if full || on.hard_end.is_some_and(|end| unit.mark.next >= end) {
+    if is_full(unit, policy, on.hard_end) {
         return Cut::Now;
     }
     let eager = on.wait.is_zero();
@@ -134,6 +133,12 @@ pub(super) fn when(unit: &Unit, policy: &UnitPolicy, on: &Circumstances, now: In
         true => Cut::Now,
         false => Cut::At(due),
     }
+}
+
+/// Whether nothing more may go into the unit.
+pub(super) fn is_full(unit: &Unit, policy: &UnitPolicy, hard_end: Option<Offset>) -> bool {
+    let full = unit.full || unit.records >= policy.records_max || unit.bytes >= policy.bytes_max;
+    full || hard_end.is_some_and(|end| unit.mark.next >= end)
 }
 
 /// How many of the batch's records may still go into the unit; 0: cut first. A record larger than a whole unit goes alone: the writer judges it.

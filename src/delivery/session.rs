@@ -2,6 +2,7 @@
 
 mod line;
 mod meters;
+mod notes;
 
 use std::{
     collections::BTreeSet,
@@ -42,11 +43,11 @@ use super::{
 use crate::{
     clock::Timestamp,
     connectors::{
-        connector::{Appended, CommitMode, Epoch, Finish, FoundMark, Mark, Opened, Outcome, SinkWriter},
+        connector::{Appended, CommitMode, Finish, FoundMark, Mark, Opened, Outcome, SinkWriter},
         error::{ConnectorError, ConnectorErrorKind, ErrorClass},
     },
     limits,
-    problem::{Problem, Reason},
+    problem::Problem,
     record::{Batch, Encoding, Offset, RecordSchema, RejectedRecord, RollingHash},
 };
 
@@ -54,8 +55,6 @@ use crate::{
 pub(super) const INBOX_MESSAGES: usize = 16;
 /// How long the rest of an interrupted unit is waited for before it is cut shorter than it was.
 const PLANNED_END_PATIENCE: Duration = Duration::from_secs(30);
-/// The least time between two acks while more records are on their way to being settled: acks are cumulative, and one a unit would cost a fast destination more than its requests.
-const ACK_PACE: Duration = Duration::from_millis(1);
 /// How long a writer may take to clean up when a session ends early.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -145,6 +144,8 @@ struct Task {
     told: Instant,
     /// An ack waits for company until then.
     ack_due: Option<Instant>,
+    /// Our note is the mark, and it is behind what is settled: no ack before it is written.
+    note_due: bool,
 
     /// A sender waits for credit.
     pressed: bool,
@@ -224,6 +225,7 @@ impl Task {
             last_success: None,
             told: Instant::now(),
             ack_due: None,
+            note_due: false,
             pressed: false,
             reconnect: false,
             ending: None,
@@ -249,9 +251,10 @@ impl Task {
         let outbox = self.outbox.clone();
         let farewell = Farewell { outbox: outbox.clone(), entry: self.place.entry.clone(), problem: problems::broken(&self.order.stream) };
         self.meters.sessions.increment(1);
-        let result = self.drive().boxed().await;
-        if self.ack_due.is_some() {
-            self.tell_ack();
+        let mut result = self.drive().boxed().await;
+        // What the last events say of the stream must be as durable as an ack.
+        if let Err(stop) = self.catch_up().await {
+            result = Err(stop);
         }
         self.wind_up().await;
         let last = self.last_events(result);
@@ -275,7 +278,7 @@ impl Task {
                     }
                 }
                 Woken::Timer => {
-                    if let Some(ended) = self.on_timer()? {
+                    if let Some(ended) = self.on_timer().await? {
                         return Ok(ended);
                     }
                 }
@@ -345,7 +348,7 @@ impl Task {
             Message::Flush(token) => {
                 self.books.flush(self.held.next(), token);
                 if self.books.flush_due() {
-                    self.tell_ack();
+                    self.ack_soon();
                 }
             }
             Message::Pass(to) => self.held.pass(to),
@@ -378,7 +381,7 @@ impl Task {
             self.books.duplicates += duplicates;
             self.meters.duplicates.increment(duplicates);
             // Records that were settled before are acknowledged again: their sender may wait for just that.
-            self.tell_ack();
+            self.ack_soon();
         }
         Ok(())
     }
@@ -391,10 +394,10 @@ impl Task {
         Ok(())
     }
 
-    fn on_timer(&mut self) -> Result<Option<Ended>, Stop> {
+    async fn on_timer(&mut self) -> Result<Option<Ended>, Stop> {
         let now = Instant::now();
         if self.ack_due.is_some_and(|due| due <= now) {
-            self.tell_ack();
+            self.catch_up().await?;
         }
         if self.drain_deadline.is_some_and(|deadline| deadline <= now) {
             return Ok(Some(self.ended(EndReason::Drained)));
@@ -629,9 +632,7 @@ impl Task {
         let rejected = self.held.release(mark.next);
         self.cuts.retain(|cut| *cut > mark.next);
         self.note.destination_generation = self.order.sink.destination_generation;
-        self.plan_next();
-        self.save(if self.ours { Durable::Now } else { Durable::Soon }).await?;
-        Failpoint::Noted.reached();
+        self.note_settled(!rejected.is_empty()).await?;
         if !rejected.is_empty() {
             self.outbox.errors(report(&rejected, self.disposition()));
         }
@@ -642,18 +643,6 @@ impl Task {
         self.pace_ack();
         self.delivery.measure();
         Ok(())
-    }
-
-    /// Where our note is the mark, a unit that is ready to follow has its end noted together with the mark before it: one note a unit instead of two. What comes later than this
-    /// goes into the unit after it.
-    fn plan_next(&mut self) {
-        if self.ours
-            && self.line.is_free()
-            && let Some(Cut::Now | Cut::Idle) = self.cut()
-            && let Some(unit) = &self.unit
-        {
-            self.cuts.insert(unit.mark.next);
-        }
     }
 
     fn disposition(&self) -> Disposition {
@@ -763,22 +752,6 @@ impl Task {
         Ok(())
     }
 
-    /// Notes the next epoch before any target sees it, unless our store knows of a newer writer: opening would fence that one off.
-    async fn claim_epoch(&mut self) -> Result<(), ConnectorError> {
-        let claimed = Epoch(self.note.epoch.0 + 1);
-        if !self.order.ephemeral {
-            let progress = self.delivery.progress().clone();
-            let kept = progress.load(&self.order.stream).await.map_err(|problem| store_error(&problem))?;
-            if kept.is_some_and(|kept| kept.epoch >= claimed) {
-                return Err(ConnectorError::new(ConnectorErrorKind::Fenced, "a newer writer has opened the stream"));
-            }
-            let note = Kept { epoch: claimed, ..self.note() };
-            progress.save(&self.order.stream, &note, Durable::Now).await.map_err(|problem| store_error(&problem))?;
-        }
-        self.note.epoch = claimed;
-        Ok(())
-    }
-
     async fn on_opened(&mut self, opened: Opened) -> Result<Option<Ended>, Stop> {
         tracing::debug!(epoch = %opened.epoch, mark = ?opened.mark, next = self.books.mark.next, "opened again");
         self.note.epoch = self.note.epoch.max(opened.epoch);
@@ -834,25 +807,6 @@ impl Task {
 
     // ---- telling ----
 
-    /// Tells the ack now, unless another follows so soon that one frame does for both.
-    fn pace_ack(&mut self) {
-        let follows = self.held.next() > self.books.mark.next;
-        let due = self.told + ACK_PACE;
-        if follows && !self.books.flush_due() && Instant::now() < due {
-            self.ack_due = Some(due);
-        } else {
-            self.tell_ack();
-        }
-    }
-
-    fn tell_ack(&mut self) {
-        (self.told, self.ack_due) = (Instant::now(), None);
-        let ack = self.books.ack(self.delivery.ambient().now());
-        self.outbox.ack(ack);
-        Failpoint::AckQueued.reached();
-        self.publish();
-    }
-
     fn tell_destination(&mut self, state: DestinationState, problem: Option<Problem>, pause: Option<Duration>) {
         let status = DestinationStatus {
             state,
@@ -874,38 +828,6 @@ impl Task {
             live.counts = self.books.counts();
             live.destination.clone_from(&self.destination);
             live.acknowledged = self.books.acknowledged;
-        }
-    }
-
-    /// What our own store should know now.
-    fn note(&self) -> Kept {
-        Kept {
-            mark: self.books.mark,
-            planned_ends: if self.ours { self.cuts.iter().copied().collect() } else { Vec::new() },
-            duplicates: self.books.duplicates,
-            delivered_bytes: self.books.delivered_bytes,
-            acknowledged: self.books.acknowledged,
-            ..self.note.clone()
-        }
-    }
-
-    /// Notes progress in our own store. Where the target keeps the mark the note is advisory: failing to write it costs nothing but the warning.
-    async fn save(&mut self, durable: Durable) -> Result<(), Stop> {
-        if self.order.ephemeral {
-            return Ok(());
-        }
-        let note = self.note();
-        let saved = self.delivery.progress().save(&self.order.stream, &note, durable).await;
-        if durable == Durable::Now && saved.is_ok() {
-            self.cuts_on_disk.clone_from(&self.cuts);
-        }
-        match saved {
-            Err(problem) if durable == Durable::Now || problem.reason == Reason::StreamFenced => Err(problem.into()),
-            Err(problem) => {
-                tracing::warn!(%problem, "progress could not be noted");
-                Ok(())
-            }
-            Ok(()) => Ok(()),
         }
     }
 
@@ -945,14 +867,6 @@ impl Task {
             Err(Stop::Lost) => Vec::new(),
         }
     }
-}
-
-/// Our own store as a part of the way to the target: it is waited for like one.
-fn store_error(problem: &Problem) -> ConnectorError {
-    if problem.reason == Reason::StreamFenced {
-        return ConnectorError::new(ConnectorErrorKind::Fenced, problem.message.clone());
-    }
-    ConnectorError::new(ConnectorErrorKind::Store, problem.message.clone())
 }
 
 /// The frame for rejected records, capped.

@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
+
 use crate::server::{PATIENCE, Place, Run, Server};
 
 const LINES: u64 = 200_000;
@@ -83,7 +85,7 @@ async fn a_push_that_was_killed_goes_on_with_the_same_command() {
     let file = numbers_file(&place, LINES);
     let mut command = push(&place, &server, "default.t").arg(&file).background();
     wait_for_rows(&server).await;
-    command.signal("KILL");
+    command.signal(Signal::KILL);
     command.wait(PATIENCE).await;
     let ended = push(&place, &server, "default.t").arg(&file).end().await;
     assert_eq!(ended.code(), 0, "{}", ended.stderr);

@@ -17,6 +17,7 @@ use datasink::api::pb::{
     permission_service_client::PermissionServiceClient, push_service_client::PushServiceClient, record_batch, server_service_client::ServerServiceClient,
     table_service_client::TableServiceClient,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
@@ -234,9 +235,9 @@ impl Process {
         }
     }
 
-    pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status().expect("kill runs");
-        assert!(sent.success(), "the process is there to be signalled");
+    pub fn signal(&self, signal: Signal) {
+        let id = Pid::from_raw(self.id().try_into().expect("ids are small")).expect("it has an id");
+        kill_process(id, signal).expect("the process is there to be signalled");
     }
 
     /// Whether it has ended.
@@ -371,7 +372,7 @@ impl Server {
     }
 
     pub fn terminate(&self) {
-        self.process.signal("TERM");
+        self.process.signal(Signal::TERM);
     }
 
     /// Stops it well.
@@ -384,7 +385,7 @@ impl Server {
 
     /// Ends it as a power cut would, but for what the kernel holds.
     pub async fn kill(mut self) {
-        self.process.signal("KILL");
+        self.process.signal(Signal::KILL);
         self.process.wait(PATIENCE).await;
     }
 }

@@ -7,6 +7,7 @@ use datasink::api::pb::{
     WhoAmIRequest, WhoAmIResponse, push_response, record_batch,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
+use rustix::process::Signal;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tonic::{
     Code, Request,
@@ -403,7 +404,7 @@ async fn the_health_command_tells_by_its_exit_code_over_every_way_in() {
     assert_eq!(health(&place, &url).end().await.code(), 0);
     health(&place, &url).args(&["--service", "datasink.v1.NoService"]).end().await.refused(65, &["datasink.v1.NoService"]);
     health(&place, "nonsense").end().await.refused(64, &["nonsense"]);
-    server.process.signal("TERM");
+    server.process.signal(Signal::TERM);
     let drained = async {
         loop {
             let ended = health(&place, &url).args(&["--service", "datasink.v1.PushService"]).end().await;
@@ -414,6 +415,6 @@ async fn the_health_command_tells_by_its_exit_code_over_every_way_in() {
     };
     let ended = tokio::time::timeout(PATIENCE, drained).await.expect("a drain is seen");
     assert_eq!((ended.code(), ended.stdout.trim()), (1, "NOT_SERVING datasink.v1.PushService"), "{}", ended.stderr);
-    server.process.signal("TERM");
+    server.process.signal(Signal::TERM);
     server.process.wait(PATIENCE).await;
 }
