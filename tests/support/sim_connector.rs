@@ -584,10 +584,11 @@ impl Drop for InFlight {
 /// One commit request and its answer.
 async fn commit(target: &Arc<SimTarget>, unit: Unit) -> Result<Outcome, ConnectorError> {
     let mut in_flight = InFlight { target: target.clone(), unit: Some(unit.clone()) };
-    let fault = {
+    let (fault, at_once) = {
         let mut state = target.state();
         state.tick();
-        state.fault(|state| &mut state.commits, true)
+        let fault = state.fault(|state| &mut state.commits, true);
+        (fault, state.chaos.as_mut().is_some_and(|chaos| chaos.rng.chance(50)))
     };
     let reply_lost = matches!(fault, Some(Fault::ReplyLost));
     match fault {
@@ -597,6 +598,8 @@ async fn commit(target: &Arc<SimTarget>, unit: Unit) -> Result<Outcome, Connecto
                 in_flight.unit = None;
             }
         })?,
+        // Many a destination is faster than acks are told.
+        None if at_once => tokio::task::yield_now().await,
         // A commit takes a moment, in which anything may happen.
         None => tokio::time::sleep(Duration::from_millis(1)).await,
     }
