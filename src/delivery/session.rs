@@ -6,6 +6,7 @@ mod notes;
 
 use std::{
     collections::BTreeSet,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,7 +17,7 @@ use std::{
 use futures::FutureExt;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, Sleep, sleep_until, timeout},
 };
 use tracing::Instrument;
 
@@ -153,6 +154,8 @@ struct Task {
     reconnect: bool,
     ending: Option<Ending>,
     drain_deadline: Option<Instant>,
+    /// Goes off when something is due, or earlier.
+    alarm: Pin<Box<Sleep>>,
     /// Open between letters; written in the line's hand.
     dead_letters: Option<DeadLetters>,
 }
@@ -230,6 +233,7 @@ impl Task {
             reconnect: false,
             ending: None,
             drain_deadline: None,
+            alarm: Box::pin(sleep_until(Instant::now())),
             order,
             delivery,
             place,
@@ -290,12 +294,18 @@ impl Task {
 
     async fn wait(&mut self) -> Woken {
         let wake = self.wake_at();
+        // Set anew only where it would come too late: what is due moves on with every unit, and each time that a timer is set another thread may have to be woken. Coming early does no harm.
+        if let Some(at) = wake
+            && (self.alarm.is_elapsed() || at < self.alarm.deadline())
+        {
+            self.alarm.as_mut().reset(at);
+        }
         let control = &self.place.entry.control;
         tokio::select! {
             biased;
             call = control.next() => Woken::Call(call),
             event = self.line.event() => Woken::Line(event),
-            () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => Woken::Timer,
+            () = self.alarm.as_mut(), if wake.is_some() => Woken::Timer,
             message = self.inbox.recv(), if self.ending.is_none() => Woken::Message(message),
         }
     }

@@ -1,8 +1,16 @@
 //! Why: the way to the target is one value with one future in its hand, so that a session can wait for it and for everything else at the same time. Never decides anything.
 
-use std::future::Future;
+use std::{
+    collections::VecDeque,
+    future::{Future, poll_fn},
+    pin::Pin,
+    task::{Context, Poll},
+};
 
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, MaybeDone, maybe_done},
+};
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, Span};
 
@@ -17,7 +25,8 @@ use crate::{
 };
 
 type Writer = Box<dyn SinkWriter>;
-type Committing = BoxFuture<'static, (Unit, Result<Outcome, ConnectorError>)>;
+type Settled = (Unit, Result<Outcome, ConnectorError>);
+type Committing = MaybeDone<BoxFuture<'static, Settled>>;
 
 /// The way to the target.
 pub(super) enum Line {
@@ -32,8 +41,8 @@ pub(super) enum Line {
 /// An open writer and what it is doing.
 pub(super) struct Open {
     hand: Hand,
-    /// Commits under way; they settle in order.
-    commits: FuturesOrdered<Committing>,
+    /// Commits under way; they settle in order. (`FuturesOrdered` has its task polled once more after every commit that has to wait.)
+    commits: VecDeque<Committing>,
     policy: UnitPolicy,
 }
 
@@ -63,7 +72,7 @@ impl Line {
     /// An open line; `serial` where a unit must be settled before the next is sent.
     pub(super) fn open(writer: Writer, policy: UnitPolicy, serial: bool) -> Self {
         let commits_in_flight = if serial { 1 } else { policy.commits_in_flight.max(1) };
-        Self::Open(Open { hand: Hand::Free(writer), commits: FuturesOrdered::new(), policy: UnitPolicy { commits_in_flight, ..policy } })
+        Self::Open(Open { hand: Hand::Free(writer), commits: VecDeque::new(), policy: UnitPolicy { commits_in_flight, ..policy } })
     }
 
     /// Whether the writer can be used now.
@@ -106,7 +115,7 @@ impl Line {
             Self::Open(open) => {
                 tokio::select! {
                     biased;
-                    Some((unit, result)) = open.commits.next() => LineEvent::Settled(unit, result),
+                    (unit, result) = poll_fn(|cx| settled(&mut open.commits, cx)) => LineEvent::Settled(unit, result),
                     event = open.hand.event() => event,
                 }
             }
@@ -145,7 +154,7 @@ impl Line {
     pub(super) fn commit(&mut self, unit: Unit, span: Span) {
         let Some((open, mut writer)) = self.take() else { return };
         let settlement = failpoint::while_pending(writer.commit(unit.mark));
-        open.commits.push_back(async move { (unit, settlement.await) }.instrument(span).boxed());
+        open.commits.push_back(maybe_done(async move { (unit, settlement.await) }.instrument(span).boxed()));
         open.hand = Hand::Free(writer);
     }
 
@@ -167,6 +176,20 @@ impl Line {
             Self::Open(Open { hand: Hand::Free(writer) | Hand::Burying(Some(writer), _), .. }) => Some(writer),
             _ => None,
         }
+    }
+}
+
+/// Polls all commits; the oldest is told first.
+fn settled(commits: &mut VecDeque<Committing>, cx: &mut Context<'_>) -> Poll<Settled> {
+    for commit in &mut *commits {
+        let _ = commit.poll_unpin(cx);
+    }
+    match commits.front_mut().and_then(|oldest| Pin::new(oldest).take_output()) {
+        Some(settled) => {
+            commits.pop_front();
+            Poll::Ready(settled)
+        }
+        None => Poll::Pending,
     }
 }
 
