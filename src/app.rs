@@ -247,7 +247,7 @@ impl App {
         let (health, health_service) = Health::new();
         health.announce(true).await;
         let mut watchers = vec![Owned::spawn(watch_health(health, lifecycle.clone(), store.clone())), Owned::spawn(warn_hourly(edge.warnings.clone()))];
-        watchers.push(Owned::spawn(forget_unfinished(domain.clone())));
+        watchers.push(Owned::spawn(forget_old(domain.clone())));
         if settings.disk_free_bytes_min > 0 {
             watchers.push(Owned::spawn(watch_disk(guard, settings.data_dir.clone(), settings.disk_free_bytes_min)));
         }
@@ -535,15 +535,20 @@ async fn warn_hourly(warnings: Vec<&'static str>) {
     }
 }
 
-/// What people began and did not finish does not stay for ever.
-async fn forget_unfinished(domain: Domain) {
+/// What people began and did not finish does not stay for ever, nor what nobody goes on with.
+async fn forget_old(domain: Domain) {
     let mut ticks = interval(WARN_EVERY);
     loop {
         ticks.tick().await;
         match domain.forget_unfinished().await {
             Ok(0) => {}
-            Ok(streams) => tracing::info!(streams, "unfinished ON_FINISH streams were forgotten: nothing was put aside by them for a day"),
-            Err(problem) => tracing::warn!(%problem, "unfinished ON_FINISH streams could not be forgotten; it is tried again in an hour"),
+            Ok(streams) => tracing::info!(streams, "streams of local tables were forgotten that put nothing aside for a day, or that nobody can open again"),
+            Err(problem) => tracing::warn!(%problem, "unfinished streams could not be forgotten; it is tried again in an hour"),
+        }
+        match domain.forget_idle_streams().await {
+            Ok(0) => {}
+            Ok(streams) => tracing::info!(streams, "streams were forgotten that were idle for seven days"),
+            Err(problem) => tracing::warn!(%problem, "idle streams could not be forgotten; it is tried again in an hour"),
         }
     }
 }

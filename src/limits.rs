@@ -99,6 +99,8 @@ pub const DRAIN_GRACE: Duration = Duration::from_secs(20);
 pub const SHUTDOWN_MAX: Duration = Duration::from_secs(30);
 /// How long records of an unfinished ON_FINISH stream are kept where the service keeps them itself, from the last one on.
 pub const UNFINISHED_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How long a named stream is known that nobody opens and that nothing is acknowledged on. Where the destination keeps its mark, it goes on from there all the same.
+pub const IDLE_STREAM_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long a `request_id` and its answer are kept.
 pub const REQUEST_ID_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// The default life of an access token.

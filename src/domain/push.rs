@@ -1,5 +1,8 @@
 //! Why: the open of a stream is resolved once, here, into an order that needs no look-up any more. Never moves a record.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -369,6 +372,32 @@ impl KeptProgress {
 
     fn waiting(&self, key: &[u8]) -> Option<Kept> {
         locked(&self.soon).notes.get(key).cloned()
+    }
+
+    /// Forgets the streams of which `idle` says so, by when anything was heard of them last, but for those that `live` names; how many they were.
+    async fn forget_idle(&self, idle: impl Fn(Timestamp) -> bool, live: impl Fn(&[u8]) -> bool) -> Result<u64, Problem> {
+        let (mut after, mut forgotten) = (None::<Vec<u8>>, 0);
+        loop {
+            let notes = self.store.scan(STREAMS, b"", after.as_deref(), 1_000).await.map_err(store_problem)?;
+            let Some((last, _)) = notes.last() else { return Ok(forgotten) };
+            after = Some(last.clone());
+            for (key, bytes) in notes {
+                let kept: Kept = catalog::decode(STREAMS, &bytes)?;
+                if !idle(kept.acknowledged.unwrap_or_default().max(kept.opened)) {
+                    continue;
+                }
+                let _turn = self.turns.of(&key).await;
+                if live(&key) || self.waiting(&key).is_some() {
+                    continue;
+                }
+                match self.store.transact(Transaction::new().expect(STREAMS, key.clone(), Some(bytes)).delete(STREAMS, key)).await {
+                    Ok(()) => forgotten += 1,
+                    // Somebody has opened it meanwhile.
+                    Err(crate::store::StoreError::Conflict(_)) => {}
+                    Err(error) => return Err(store_problem(error)),
+                }
+            }
+        }
     }
 
     async fn forget(&self, key: Vec<u8>) -> Result<(), Problem> {
@@ -842,6 +871,14 @@ impl Domain {
 }
 
 impl Domain {
+    /// Forgets named streams that nobody has opened or been acknowledged on for [`limits::IDLE_STREAM_KEPT`]; how many they were. A mark that their destination keeps stays there, and is where
+    /// such a stream goes on; where our note was the mark it begins anew.
+    pub async fn forget_idle_streams(&self) -> Result<u64, Problem> {
+        let now = self.0.ambient.now();
+        let live = |key: &[u8]| self.0.sessions.live().iter().any(|session| stream_key(session.stream.sink, session.stream.name.as_str()) == key);
+        self.0.progress.forget_idle(|last| now.since(last) > limits::IDLE_STREAM_KEPT, live).await
+    }
+
     /// Returns once no session writes the stream: its last note would bring a forgotten stream back.
     async fn gone(&self, stream: &StreamId) {
         for _ in 0..500 {

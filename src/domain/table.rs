@@ -1,6 +1,6 @@
 //! Why: local tables are what local sinks write and exports read; here they get names, owners and rights. Never touches a row but through `store::rows`.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -542,12 +542,16 @@ impl Domain {
 }
 
 impl Domain {
-    /// Forgets what unfinished ON_FINISH streams have put aside in tables too long ago, or for sessions that nobody can open again; how many streams that were.
+    /// Forgets in local tables what unfinished ON_FINISH streams have put aside too long ago, and every mark of a stream that nobody can open again; how many streams that were.
     pub async fn forget_unfinished(&self) -> Result<u64, Problem> {
         let now = self.0.ambient.now();
-        let live: BTreeSet<String> = self.0.sessions.live().into_iter().map(|session| session.stream.to_string()).collect();
-        let expired = |stream: &str, touched: Timestamp| !live.contains(stream) && (stream.contains("/adhoc:") || now.since(touched) > limits::UNFINISHED_KEPT);
-        let forgotten = self.0.rows.forget_staged(expired).await;
+        // Asked anew for each: who opens a stream is among the live before its mark is made.
+        let live = |stream: &str| self.0.sessions.live().iter().any(|session| session.stream.to_string() == stream);
+        let expired = |stream: &str, touched: Option<Timestamp>| {
+            let over = stream.contains("/adhoc:") || touched.is_some_and(|touched| now.since(touched) > limits::UNFINISHED_KEPT);
+            over && !live(stream)
+        };
+        let forgotten = self.0.rows.forget_expired(expired).await;
         forgotten.map_err(|fault| match fault {
             RowsError::Store(error) => store_problem(error),
             _ => super::busy(),

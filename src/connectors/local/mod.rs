@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use self::writer::{Aside, LocalWriter};
+use self::writer::LocalWriter;
 use super::{
     connector::{
         CommitMode, ConnectContext, Connector, Delivery, Descriptor, Epoch, Example, FoundMark, Guarantee, Guide, Kind, Opened, Probe, ProbeStep, SinkKind,
@@ -129,7 +129,8 @@ impl Connector for LocalConnector {
         let forgotten = on_finish && mark.next == 0 && mark.staged.is_none() && !mark.finished;
         let found = if known && !forgotten { FoundMark::At(writer::mark_of(&mark)) } else { FoundMark::Missing };
         let writer = LocalWriter::new(self.local.rows.clone(), table, Arc::new(schema.clone()), key, mark, self.on_conflict, self.uri.clone());
-        let writer = if on_finish { writer.on_finish(Aside { ambient: cx.ambient.clone(), once: stream.name.is_adhoc() }) } else { writer };
+        let writer = if on_finish { writer.on_finish(cx.ambient.clone()) } else { writer };
+        let writer = if stream.name.is_adhoc() { writer.once() } else { writer };
         Ok(Opened {
             writer: Box::new(writer),
             epoch: Epoch(mark.epoch),

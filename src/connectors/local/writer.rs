@@ -29,26 +29,34 @@ pub(super) struct LocalWriter {
     mark: Arc<tokio::sync::Mutex<StreamMark>>,
     on_conflict: OnConflict,
     uri: String,
-    aside: Option<Aside>,
+    aside: Option<Ambient>,
+    /// Nobody can open the stream again, so its mark goes with its writer.
+    once: bool,
     open: Vec<(Offset, Row)>,
-}
-
-/// Where rows are put aside until finish.
-#[derive(Debug, Clone)]
-pub(super) struct Aside {
-    pub(super) ambient: Ambient,
-    /// Nobody can open the stream again, so what it leaves behind goes with its writer.
-    pub(super) once: bool,
 }
 
 impl LocalWriter {
     pub(super) fn new(rows: Rows, table: Uuid, schema: Arc<RecordSchema>, stream: String, mark: StreamMark, on_conflict: OnConflict, uri: String) -> Self {
-        Self { rows, table, schema, stream, mark: Arc::new(tokio::sync::Mutex::new(mark)), on_conflict, uri, aside: None, open: Vec::new() }
+        Self { rows, table, schema, stream, mark: Arc::new(tokio::sync::Mutex::new(mark)), on_conflict, uri, aside: None, once: false, open: Vec::new() }
     }
 
-    /// Nothing counts before finish.
-    pub(super) fn on_finish(self, aside: Aside) -> Self {
-        Self { aside: Some(aside), ..self }
+    /// Nothing counts before finish: until then rows are put aside.
+    pub(super) fn on_finish(self, ambient: Ambient) -> Self {
+        Self { aside: Some(ambient), ..self }
+    }
+
+    /// Nobody can open the stream again.
+    pub(super) fn once(self) -> Self {
+        Self { once: true, ..self }
+    }
+
+    /// Leaves nothing of a stream that nobody can open again but its rows. A mark that stays costs a little room; it is looked for every hour.
+    async fn leave(&self) {
+        if self.once
+            && let Err(error) = self.rows.forget(self.table, &self.stream).await
+        {
+            tracing::warn!(%error, "the mark of a stream that has ended is left, with what was put aside; it is removed within an hour");
+        }
     }
 }
 
@@ -93,7 +101,7 @@ impl SinkWriter for LocalWriter {
             let new = StreamMark { next: mark.next, rejected: mark.rejected, hash: mark.hash, finished: mark.finished, ..*old };
             let done = match &aside {
                 None => rows.commit(table, &stream, *old, new, &unit, on_conflict).await,
-                Some(Aside { ambient, .. }) => {
+                Some(ambient) => {
                     let staging = Staging { id: ambient.ids.uuid(), first_offset, now: ambient.now() };
                     rows.stage(table, &stream, *old, new, &unit, on_conflict, staging).await
                 }
@@ -119,17 +127,14 @@ impl SinkWriter for LocalWriter {
 
     async fn abandon(&mut self) {
         self.open.clear();
-        if self.aside.as_ref().is_some_and(|aside| aside.once)
-            && let Err(error) = self.rows.forget(self.table, &self.stream).await
-        {
-            tracing::warn!(%error, "rows that were put aside are left; the next start removes them");
-        }
+        self.leave().await;
     }
 
     async fn finish(mut self: Box<Self>, action: Finish, mark: Mark) -> Result<Outcome, ConnectorError> {
-        match (action, &self.aside) {
-            (Finish::Commit, None) => self.commit(Mark { finished: true, ..mark }).await,
-            (Finish::Commit, Some(_)) => self.publish(Mark { finished: true, ..mark }).await,
+        let mark = Mark { finished: action == Finish::Commit, ..mark };
+        let done = match (action, &self.aside) {
+            (Finish::Commit, None) => self.commit(mark).await,
+            (Finish::Commit, Some(_)) => self.publish(mark).await,
             (Finish::Abort, Some(_)) => {
                 // Without its mark the stream is as if it had never been.
                 let epoch = self.mark.lock().await.epoch;
@@ -139,7 +144,11 @@ impl SinkWriter for LocalWriter {
             (Finish::Abort, None) => {
                 Err(ConnectorError::new(ConnectorErrorKind::Misconfigured, "rows of a local table are there already and cannot be taken back by finish"))
             }
+        };
+        if done.is_ok() {
+            self.leave().await;
         }
+        done
     }
 }
 
@@ -309,6 +318,27 @@ mod tests {
             assert!(none.artifacts.is_empty());
             assert!(texts(&rows, table).await.is_empty());
             assert_eq!(rows.fence(table, "s", 1).await.unwrap().0.rejected, 3);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_nobody_can_open_again_leaves_its_rows_and_no_mark() {
+        let (_dir, stores) = engines();
+        for store in stores {
+            let (rows, table) = (Rows::new(store, 1 << 20), Uuid::new_v4());
+            for (turn, finishes) in [(0, false), (1, true)] {
+                let mut writer = open(&rows, table, OnConflict::Error).await.once();
+                writer.append(&batch(0, &[["1", "2"], ["3", "4"]][turn])).await.unwrap();
+                writer.commit(at(2)).await.unwrap();
+                match finishes {
+                    true => drop(Box::new(writer).finish(Finish::Commit, at(2)).await.unwrap()),
+                    false => writer.abandon().await,
+                }
+                assert_eq!(rows.size(table).await.unwrap().0, 2 * (turn as u64 + 1), "what it wrote still counts");
+                let (mark, known) = rows.fence(table, "s", 1).await.unwrap();
+                assert!(!known && mark.next == 0, "{mark:?}");
+                rows.forget(table, "s").await.unwrap();
+            }
         }
     }
 

@@ -198,18 +198,19 @@ impl Rows {
         Ok(())
     }
 
-    /// Forgets unfinished streams that have put rows aside, where `expired` says so of their names and of when they did so last; how many they were.
-    pub async fn forget_staged(&self, expired: impl Fn(&str, Timestamp) -> bool) -> Result<u64, RowsError> {
+    /// Forgets the streams of which `expired` says so, by their names and, of those that have put rows aside, by when they did so last; how many they were.
+    pub async fn forget_expired(&self, expired: impl Fn(&str, Option<Timestamp>) -> bool) -> Result<u64, RowsError> {
         let (mut after, mut forgotten) = (None::<Vec<u8>>, 0);
         loop {
             let entries = self.store.scan(MARKS, b"", after.as_deref(), 1_000).await?;
             let Some((last, _)) = entries.last() else { return Ok(forgotten) };
             after = Some(last.clone());
             for (key, value) in entries {
-                let Some(staged) = decode_mark(&value)?.staged else { continue };
+                let mark = decode_mark(&value)?;
                 let Some((table, stream)) = key.split_at_checked(16) else { continue };
                 let Ok(table) = Uuid::from_slice(table) else { continue };
-                if expired(&String::from_utf8_lossy(stream), staged.touched) && self.forget_if(table, &key, |mark| mark.staged == Some(staged)).await? {
+                let touched = mark.staged.map(|staged| staged.touched);
+                if expired(&String::from_utf8_lossy(stream), touched) && self.forget_if(table, &key, |now| *now == mark).await? {
                     forgotten += 1;
                 }
             }
@@ -523,9 +524,9 @@ mod tests {
             rows_of.forget_all(table, "cluster/sink/").await.unwrap();
             assert_eq!(aside(&store).await, 0);
             begin(10).await;
-            assert_eq!(rows_of.forget_staged(|stream, touched| stream == STREAM && touched < at(10)).await.unwrap(), 0);
+            assert_eq!(rows_of.forget_expired(|stream, touched| stream == STREAM && touched < Some(at(10))).await.unwrap(), 0);
             assert_ne!(aside(&store).await, 0);
-            assert_eq!(rows_of.forget_staged(|stream, touched| stream == STREAM && touched <= at(10)).await.unwrap(), 1);
+            assert_eq!(rows_of.forget_expired(|stream, touched| stream == STREAM && touched <= Some(at(10))).await.unwrap(), 1);
             assert_eq!(aside(&store).await, 0);
             begin(11).await;
             rows_of.remove_all(table).await.unwrap();
