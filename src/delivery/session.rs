@@ -256,8 +256,9 @@ impl Task {
         let farewell = Farewell { outbox: outbox.clone(), entry: self.place.entry.clone(), problem: problems::broken(&self.order.stream) };
         self.meters.sessions.increment(1);
         let mut result = self.drive().boxed().await;
-        // What the last events say of the stream must be as durable as an ack.
-        if let Err(stop) = self.catch_up().await {
+        // What a good end says of the stream must be as durable as an ack; of two bad ones the first is told.
+        let caught_up = self.catch_up().await;
+        if let (Err(stop), Ok(_) | Err(Stop::Record(_))) = (caught_up, &result) {
             result = Err(stop);
         }
         self.wind_up().await;
