@@ -15,6 +15,7 @@ use datasink::api::pb::{
     CheckStatus, CreateCredentialRequest, CreateDataSinkRequest, CreateSchemaRequest, CredentialType, DropDataSinkRequest, PushOnceRequest,
     ShowCredentialRequest, TestDataSinkRequest, create_credential_request, push_response, schema_service_client::SchemaServiceClient,
 };
+use rustix::process::{getegid, geteuid};
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
@@ -296,20 +297,32 @@ struct SmallDisk(PathBuf);
 impl SmallDisk {
     fn mount(at: PathBuf, megabytes: u32) -> Self {
         fs::create_dir(&at).unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "datasink-test"]).arg(&at).output();
-        let mounted = mounted.expect("mount is installed");
+        let (user, group) = (geteuid(), getegid());
+        let options = format!("size={megabytes}m,uid={},gid={}", user.as_raw(), group.as_raw());
+        let mounted = Self::as_root("mount").args(["-t", "tmpfs", "-o", &options, "datasink-test"]).arg(&at).output();
+        let mounted = mounted.expect("mount is installed, and sudo for who is not root");
         assert!(
             mounted.status.success(),
-            "a full disk needs a small one, and mounting it needs root (CAP_SYS_ADMIN); run this test as root: {}",
+            "a full disk needs a small one, and mounting it needs root; run this test as root, or let sudo ask for no password: {}",
             String::from_utf8_lossy(&mounted.stderr)
         );
         Self(at)
+    }
+
+    /// By sudo for who is not root, as the tests' installers do.
+    fn as_root(program: &str) -> Command {
+        if geteuid().is_root() {
+            return Command::new(program);
+        }
+        let mut command = Command::new("sudo");
+        command.args(["--non-interactive", program]);
+        command
     }
 }
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        let unmounted = Self::as_root("umount").arg("--lazy").arg(&self.0).status();
         if !unmounted.is_ok_and(|status| status.success()) {
             eprintln!("{} is still mounted", self.0.display());
         }
