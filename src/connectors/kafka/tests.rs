@@ -322,20 +322,25 @@ async fn the_mark_of_an_idle_stream_is_written_again_and_a_newer_writer_still_wi
         let (target, stream) = (target.clone(), stream.clone());
         async move { open::open(&target, &context(None), &stream, Epoch(1), &terms(&[], Noted::default()), refresh).await.expect("opened") }
     };
-    let mut opened = opening(Duration::from_millis(200)).await;
+    // So long that the group is not deleted between a refresh and the look whether it is there: that is an unclear outcome, and would end the writer.
+    let refresh = Duration::from_secs(2);
+    let mut opened = opening(refresh).await;
     commit(&mut opened.writer, 0, &["{}", "{}"]).await.expect("settled");
     let written = mark_in_the_cluster(&topic, &group(&stream)).expect("a mark");
     // The group is deleted, as it is when it expires; the open stream brings its mark back.
     let gone = topic.admin().delete_groups(&[&group(&stream)], &AdminOptions::new()).await.expect("an answer");
     assert!(gone.iter().all(Result::is_ok), "{gone:?}");
-    while mark_in_the_cluster(&topic, &group(&stream)).as_ref() != Some(&written) {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let back = async {
+        while mark_in_the_cluster(&topic, &group(&stream)).as_ref() != Some(&written) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), back).await.expect("the mark comes back");
     commit(&mut opened.writer, 2, &["{}"]).await.expect("it goes on");
     // A newer writer fences the refresh, too, and the older one is told so with its next unit.
     let newer = opening(Duration::from_secs(3600)).await;
     assert_eq!(newer.mark, FoundMark::At(at(3)));
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    tokio::time::sleep(refresh * 3 / 2).await;
     let fenced = commit(&mut opened.writer, 3, &["{}"]).await.unwrap_err();
     assert_eq!(fenced.kind, ConnectorErrorKind::Fenced, "{fenced}");
     assert_eq!(topic.read("read_committed").len(), 3);
