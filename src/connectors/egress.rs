@@ -2,6 +2,7 @@
 
 mod address;
 mod http_client;
+mod http_connection;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +26,8 @@ use url::Host;
 
 pub use self::{
     address::AddressClass,
-    http_client::{ExchangeError, HttpClient, HttpOptions, ReplyBody, Stage, find, innermost, read_bounded, retry_after},
+    http_client::{ExchangeError, HttpClient, HttpOptions, ReplyBody, Stage, find, read_bounded, retry_after},
+    http_connection::HttpConnection,
 };
 use super::{
     connector::SinkKind,

@@ -231,7 +231,9 @@ def caught_kill_server(run, event, release, passes, pause):
 
 
 def caught_late(run, event, release, *_):
-    """The server dies, its heir goes on, and only then the dead one's request arrives."""
+    """The server dies, its heir goes on and cuts otherwise, and only then the dead one's request arrives: it can pass for nothing that the heir wrote."""
+    for sender in run.hurt:
+        sender.options = None if sender.options else run.target.heir_options
     proof = kill_server(run, event)
     run.wait_for_more(RIVAL_RECORDS, "before the late request was let go")
     release()

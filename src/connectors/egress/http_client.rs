@@ -2,7 +2,7 @@
 
 use std::{
     error::Error,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -34,6 +34,8 @@ use crate::{
 
 /// The longest a peer may make us wait.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+/// What every request says it comes from.
+pub(super) const USER_AGENT: &str = concat!("datasink/", env!("CARGO_PKG_VERSION"));
 /// The slowest that a body may go out, in bytes a second: a large one gets as much longer than [`HttpOptions::exchange_timeout`].
 const BODY_BYTES_PER_SECOND_MIN: u64 = 128 << 10;
 
@@ -46,7 +48,7 @@ const METADATA_SERVICES: [IpAddr; 5] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
 ];
 
-/// What a client is for.
+/// What a client or a connection is for.
 #[derive(Debug, Clone, Copy)]
 pub struct HttpOptions {
     /// The kind of sink that it serves.
@@ -59,6 +61,16 @@ pub struct HttpOptions {
     pub exchange_timeout: Duration,
     /// Whether only loopback addresses will do, whatever else the filter allows: for requests that carry a credential without TLS.
     pub loopback_only: bool,
+}
+
+impl HttpOptions {
+    /// Those of `addresses`, which the filter let through for `host`, that will do; never none.
+    pub(super) fn admit(&self, host: &str, mut addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, EgressError> {
+        if self.loopback_only {
+            addresses.retain(|address| address.ip().is_loopback());
+        }
+        if addresses.is_empty() { Err(EgressError::NotLoopback { host: host.to_owned() }) } else { Ok(addresses) }
+    }
 }
 
 /// An HTTP client behind the address filter: HTTP/1.1 or 2, keep-alive, no redirects, no proxy, no retries, no cookies, no decompression.
@@ -115,7 +127,7 @@ impl HttpClient {
             .referer(false)
             .connect_timeout(options.connect_timeout)
             .timeout(options.exchange_timeout)
-            .user_agent(concat!("datasink/", env!("CARGO_PKG_VERSION")))
+            .user_agent(USER_AGENT)
             .build()
             .map_err(|fault| EgressError::Client(fault.without_url().to_string()))?;
         Ok(Self { client, egress: egress.clone(), options, reach })
@@ -213,6 +225,28 @@ impl ExchangeError {
 
     fn refused(refused: &EgressError) -> Self {
         Self { stage: Stage::Refused(refused.kind()), reason: refused.to_string() }
+    }
+
+    /// There is no connection.
+    pub(super) fn unconnected(fault: &EgressError) -> Self {
+        let stage = match fault {
+            EgressError::TimedOut { .. } => Stage::ConnectTimedOut,
+            EgressError::Connect { source, .. } => return Self::new(Stage::NotConnected, source),
+            EgressError::Tls { source, .. } => match find::<rustls::Error>(source) {
+                Some(tls) => return Self { stage: Stage::Tls, reason: tls_reason(tls) },
+                None => return Self::new(Stage::NotConnected, source),
+            },
+            _ => return Self::refused(fault),
+        };
+        Self { stage, reason: fault.to_string() }
+    }
+
+    /// There was a connection, and no answer came over it.
+    pub(super) fn broken(fault: &hyper::Error) -> Self {
+        match find::<rustls::Error>(fault) {
+            Some(tls) => Self { stage: Stage::Tls, reason: tls_reason(tls) },
+            None => Self::new(Stage::Broken, fault),
+        }
     }
 
     fn of(fault: reqwest::Error) -> Self {
@@ -325,7 +359,7 @@ impl Resolve for FilteringResolver {
         let (egress, options, reach) = (self.egress.clone(), self.options, self.reach);
         Box::pin(async move {
             let host = name.as_str();
-            let mut addresses = match reach {
+            let addresses: Vec<SocketAddr> = match reach {
                 Reach::Filtered => egress.resolve(host, options.port, options.kind).await?,
                 Reach::Metadata => {
                     let found = egress.lookup(host).await?.into_iter().filter(|address| is_metadata_service(*address));
@@ -335,13 +369,7 @@ impl Resolve for FilteringResolver {
             if reach == Reach::Metadata && addresses.is_empty() {
                 return Err(EgressError::NotMetadata { host: host.to_owned() }.into());
             }
-            if options.loopback_only {
-                addresses.retain(|address| address.ip().is_loopback());
-                if addresses.is_empty() {
-                    return Err(EgressError::NotLoopback { host: host.to_owned() }.into());
-                }
-            }
-            Ok(Box::new(addresses.into_iter()) as Addrs)
+            Ok(Box::new(options.admit(host, addresses)?.into_iter()) as Addrs)
         })
     }
 }

@@ -272,3 +272,233 @@ fn extra_roots_that_are_no_certificates_are_refused() {
     let pem = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     assert!(matches!(Egress::new(EgressPolicy::default(), pem), Err(EgressError::Client(_))));
 }
+
+/// What a scripted server does after a request.
+#[derive(Clone)]
+struct Answer {
+    /// Written one by one, with a pause between them.
+    pieces: Vec<Vec<u8>>,
+    then_close: bool,
+}
+
+impl Answer {
+    fn whole(text: &str) -> Self {
+        Self { pieces: vec![text.as_bytes().to_vec()], then_close: false }
+    }
+
+    fn ok() -> Self {
+        Self::whole("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+    }
+
+    fn in_pieces(text: &str) -> Self {
+        Self { pieces: text.bytes().map(|byte| vec![byte]).collect(), then_close: false }
+    }
+
+    fn then_close(self) -> Self {
+        Self { then_close: true, ..self }
+    }
+}
+
+/// A server that answers its requests, in the order of their arrival over all connections, as the script says, and the last way for ever.
+struct Scripted {
+    port: u16,
+    /// For each request: its connection's number and its body.
+    seen: Arc<Mutex<Vec<(usize, String)>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Scripted {
+    async fn start(script: Vec<Answer>) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let port = listener.local_addr().expect("bound").port();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let task = {
+            let seen = seen.clone();
+            spawn(async move {
+                for connection in 0.. {
+                    let (stream, _) = listener.accept().await.expect("a connection");
+                    spawn(serve(stream, connection, script.clone(), seen.clone()));
+                }
+            })
+        };
+        Self { port, seen, task }
+    }
+
+    fn connection(&self) -> HttpConnection {
+        connection("here.example", self.port, Duration::from_secs(5))
+    }
+
+    fn seen(&self) -> Vec<(usize, String)> {
+        self.seen.lock().expect("not poisoned").clone()
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test's server ends with the test's runtime")]
+fn spawn(future: impl Future<Output = ()> + Send + 'static) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(future)
+}
+
+async fn serve(stream: TcpStream, connection: usize, script: Vec<Answer>, seen: Arc<Mutex<Vec<(usize, String)>>>) {
+    use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+    let mut stream = BufReader::new(stream);
+    loop {
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            if stream.read_line(&mut line).await.unwrap_or(0) == 0 {
+                return;
+            }
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a length");
+            }
+            if line == "\r\n" {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await.expect("a body");
+        let number = {
+            let mut seen = seen.lock().expect("not poisoned");
+            seen.push((connection, String::from_utf8(body).expect("text")));
+            seen.len() - 1
+        };
+        let answer = script.get(number).or(script.last()).expect("an answer").clone();
+        for piece in answer.pieces {
+            if stream.write_all(&piece).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        if answer.then_close {
+            return;
+        }
+    }
+}
+
+/// A connection to `host`, which is loopback.
+fn connection(host: &str, port: u16, limit: Duration) -> HttpConnection {
+    let policy = EgressPolicy { allow: vec![net("127.0.0.0/8")], ..EgressPolicy::default() };
+    let egress = Arc::new(Egress::with_resolver(policy, b"", Fickle::new(&[&["127.0.0.1"]])).expect("no extra roots"));
+    let options = HttpOptions { kind: SinkKind::Webhook, port, connect_timeout: limit, exchange_timeout: limit, loopback_only: false };
+    HttpConnection::new(&egress, options, &format!("http://{host}:{port}/in").parse().expect("a URL")).expect("a connection")
+}
+
+async fn post(connection: &HttpConnection, body: &str) -> Result<u16, ExchangeError> {
+    let mut request = http::Request::new(body.to_owned().into());
+    *request.method_mut() = http::Method::POST;
+    connection.exchange(request).await.map(|reply| reply.status().as_u16())
+}
+
+#[tokio::test]
+async fn exchanges_share_a_connection_whatever_the_form_of_the_answers() {
+    let answers = [
+        Answer::ok(),
+        Answer::whole("HTTP/1.1 204 No Content\r\n\r\n"),
+        Answer::whole("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Created\r\ncontent-length: 5\r\n\r\nhello"),
+        Answer::in_pieces("HTTP/1.1 202 Accepted\r\ncontent-length: 11\r\n\r\nhello world"),
+        Answer::in_pieces("HTTP/1.1 422 No\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"),
+        Answer::ok(),
+    ];
+    let server = Scripted::start(answers.to_vec()).await;
+    let connection = server.connection();
+    for (number, status) in [200, 204, 201, 202, 422, 200].into_iter().enumerate() {
+        assert_eq!(post(&connection, &number.to_string()).await.expect("an answer"), status, "{number}");
+    }
+    let expected: Vec<(usize, String)> = (0..6).map(|number| (0, number.to_string())).collect();
+    assert_eq!(server.seen(), expected);
+}
+
+#[tokio::test]
+async fn a_connection_that_ended_while_nobody_looked_is_replaced_and_nothing_is_sent_twice() {
+    let last_words = "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    let endings = [
+        Answer::ok().then_close(),
+        // What some servers say into a connection that they close.
+        Answer { pieces: vec![b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec(), last_words.as_bytes().to_vec()], then_close: true },
+        Answer::whole("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").then_close(),
+        Answer::whole("HTTP/1.0 200 OK\r\n\r\nas long as it lasts").then_close(),
+    ];
+    for ending in endings {
+        let server = Scripted::start(vec![ending, Answer::ok()]).await;
+        let connection = server.connection();
+        assert_eq!(post(&connection, "first").await.expect("an answer"), 200);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(post(&connection, "second").await.expect("an answer over a new connection"), 200);
+        assert_eq!(post(&connection, "third").await.expect("an answer"), 200);
+        assert_eq!(server.seen(), [(0, "first".to_owned()), (1, "second".to_owned()), (1, "third".to_owned())]);
+    }
+}
+
+#[tokio::test]
+async fn what_may_have_arrived_is_not_sent_again() {
+    let nothing = Answer { pieces: Vec::new(), then_close: true };
+    let half = Answer::whole("HTTP/1.1 200 OK\r\ncontent-").then_close();
+    let garbage = Answer::whole("what?\r\n\r\n").then_close();
+    for broken in [nothing, half, garbage] {
+        let server = Scripted::start(vec![Answer::ok(), broken, Answer::ok()]).await;
+        let connection = server.connection();
+        assert_eq!(post(&connection, "first").await.expect("an answer"), 200);
+        let fault = post(&connection, "second").await.expect_err("no answer came");
+        assert_eq!((fault.stage, fault.kind()), (Stage::Broken, ConnectorErrorKind::Unknown), "{fault}");
+        assert_eq!(server.seen(), [(0, "first".to_owned()), (0, "second".to_owned())]);
+        assert_eq!(post(&connection, "third").await.expect("an answer over a new connection"), 200);
+        assert_eq!(server.seen()[2], (1, "third".to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn an_exchange_that_is_given_up_leaves_no_answer_to_the_next() {
+    let late = Answer::in_pieces("HTTP/1.1 500 Late\r\ncontent-length: 0\r\n\r\n");
+    let server = Scripted::start(vec![late, Answer::ok()]).await;
+    let connection = server.connection();
+    let given_up = tokio::time::timeout(Duration::from_millis(10), post(&connection, "first")).await;
+    assert!(given_up.is_err(), "its answer takes 40 pieces: {given_up:?}");
+    assert_eq!(post(&connection, "second").await.expect("an answer"), 200);
+    assert_eq!(server.seen(), [(0, "first".to_owned()), (1, "second".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_large_body_goes_to_a_slow_reader_whole() {
+    let server = Scripted::start(vec![Answer::ok()]).await;
+    let (connection, body) = (server.connection(), "x".repeat(8 << 20));
+    for _ in 0..3 {
+        assert_eq!(post(&connection, &body).await.expect("an answer"), 200);
+    }
+    assert!(server.seen().iter().all(|(connection, seen)| *connection == 0 && seen.len() == body.len()));
+}
+
+#[tokio::test]
+async fn a_status_counts_though_its_body_does_not_end() {
+    let endless = Answer::whole("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf");
+    let server = Scripted::start(vec![endless, Answer::ok()]).await;
+    let connection = connection("here.example", server.port, Duration::from_millis(200));
+    assert_eq!(post(&connection, "first").await.expect("a status"), 200);
+    assert_eq!(post(&connection, "second").await.expect("an answer"), 200);
+    assert_eq!(server.seen(), [(0, "first".to_owned()), (1, "second".to_owned())]);
+}
+
+#[tokio::test]
+async fn every_new_connection_passes_the_filter() {
+    let server = Scripted::start(vec![Answer::ok().then_close()]).await;
+    let policy = EgressPolicy { allow: vec![net("127.0.0.0/8")], ..EgressPolicy::default() };
+    let egress = Arc::new(Egress::with_resolver(policy, b"", Fickle::new(&[&["127.0.0.1"], &["169.254.169.254"]])).expect("no extra roots"));
+    let limit = Duration::from_secs(5);
+    let options = HttpOptions { kind: SinkKind::Webhook, port: server.port, connect_timeout: limit, exchange_timeout: limit, loopback_only: false };
+    let to =
+        |host: &str, options| HttpConnection::new(&egress, options, &format!("http://{host}:{}/", server.port).parse().expect("a URL")).expect("a connection");
+    let moving = to("rebind.example", options);
+    assert_eq!(post(&moving, "first").await.expect("the first lookup says loopback"), 200);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let fault = post(&moving, "second").await.expect_err("the second lookup says metadata");
+    assert_eq!(fault.stage, Stage::Refused(ConnectorErrorKind::BlockedAddress), "{fault}");
+    let fault = post(&to("10.0.0.1", options), "x").await.expect_err("private");
+    assert_eq!(fault.stage, Stage::Refused(ConnectorErrorKind::BlockedAddress), "{fault}");
+    let fault = post(&to("1.1.1.1", HttpOptions { loopback_only: true, ..options }), "x").await.expect_err("not loopback");
+    assert_eq!(fault.stage, Stage::Refused(ConnectorErrorKind::Misconfigured), "{fault}");
+}

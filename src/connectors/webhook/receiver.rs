@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use reqwest::Method;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -15,19 +14,17 @@ use crate::{
     connectors::{
         connector::{ConnectContext, SinkKind},
         credential::OpenCredential,
-        egress::{EgressError, HttpClient, HttpOptions, find, innermost, retry_after},
+        egress::{ExchangeError, HttpConnection, HttpOptions, Stage, retry_after},
         error::{ConnectorError, ConnectorErrorKind as Kind, ErrorClass, Retry},
         options::{ConfigFault, ConfigFaultKind},
     },
-    limits,
     secret::{Redactor, Secret},
 };
 
 /// How to reach one receiver and be known there; made anew for each connection, so that it holds the current version of the credential.
 #[derive(Debug)]
 pub(super) struct Receiver {
-    client: HttpClient,
-    url: Url,
+    connection: HttpConnection,
     identity: Identity,
     redactor: Redactor,
     ambient: Ambient,
@@ -69,9 +66,9 @@ impl Receiver {
             exchange_timeout: cx.connection_timeout.saturating_add(cx.reply_timeout),
             loopback_only,
         };
-        let client = HttpClient::new(&cx.egress, options)?;
-        let (url, shown, ambient) = (url.clone(), shown.to_owned(), cx.ambient.clone());
-        Ok(Self { client, url, identity, redactor, ambient, shown, reply_timeout: cx.reply_timeout })
+        let connection = HttpConnection::new(&cx.egress, options, url)?;
+        let (shown, ambient) = (shown.to_owned(), cx.ambient.clone());
+        Ok(Self { connection, identity, redactor, ambient, shown, reply_timeout: cx.reply_timeout })
     }
 
     /// The destination, as it may be shown.
@@ -80,60 +77,44 @@ impl Receiver {
     }
 
     /// Posts `body` under `id` and returns the status, which is a success. The error's records are the caller's to name.
-    pub(super) async fn post(&self, id: &str, headers: HeaderMap, body: Bytes) -> Result<StatusCode, ConnectorError> {
+    pub(super) async fn post(&self, id: &str, mut headers: HeaderMap, body: Bytes) -> Result<StatusCode, ConnectorError> {
         let now = self.ambient.now().micros().div_euclid(1_000_000);
-        let mut request = self
-            .client
-            .request(Method::POST, &self.url)?
-            .headers(headers)
-            .header(header::CONTENT_TYPE, "application/json")
-            .header("webhook-id", id)
-            .header("webhook-timestamp", now)
-            .header("idempotency-key", id);
+        // Ids are hexadecimal and signatures base64.
+        let plain = |text: &str| HeaderValue::from_str(text).expect("the value is printable ASCII");
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert("webhook-id", plain(id));
+        headers.insert("webhook-timestamp", HeaderValue::from(now));
+        headers.insert("idempotency-key", plain(id));
         if let Some(signer) = &self.identity.signer {
-            request = request.header("webhook-signature", signer.sign(id, now, &body));
+            headers.insert("webhook-signature", plain(&signer.sign(id, now, &body)));
         }
         if let Some((name, value)) = &self.identity.header {
-            request = request.header(name, value);
+            headers.insert(name, value.clone());
         }
-        let mut reply = request.body(body).send().await.map_err(|fault| self.broken(fault))?;
-        let answer = judge(reply.status(), reply.headers(), self.ambient.now(), &self.shown);
-        // The body says nothing we use: a little of it is read so that the connection can serve again, then it is dropped.
-        let mut read = 0;
-        while let Ok(Some(chunk)) = reply.chunk().await {
-            read += chunk.len();
-            if read > limits::REPLY_BYTES_MAX {
-                break;
-            }
-        }
-        answer
+        let mut request = Request::new(body);
+        (*request.method_mut(), *request.headers_mut()) = (Method::POST, headers);
+        let reply = self.connection.exchange(request).await.map_err(|fault| self.broken(fault))?;
+        judge(reply.status(), reply.headers(), self.ambient.now(), &self.shown)
     }
 
     /// What a request that got no answer means.
-    fn broken(&self, fault: reqwest::Error) -> ConnectorError {
-        let fault = fault.without_url();
-        let reason = self.redactor.redact(&innermost(&fault));
-        let shown = &self.shown;
-        let error = if let Some(refused) = find::<EgressError>(&fault) {
-            ConnectorError::new(refused.kind(), self.redactor.redact(&refused.to_string()))
-        } else if find::<rustls::Error>(&fault).is_some() {
-            ConnectorError::new(Kind::Tls, format!("TLS with {shown} failed: {reason}"))
-        } else if fault.is_connect() && fault.is_timeout() {
-            ConnectorError::new(Kind::TimedOut, format!("no connection to {shown} in time; check that it is up and reachable from here"))
-        } else if fault.is_timeout() {
-            let seconds = self.reply_timeout.as_secs_f32();
-            ConnectorError::new(Kind::TimedOut, format!("{shown} did not answer within {seconds} seconds; the request is sent again under the same id"))
-        } else if fault.is_connect() {
-            ConnectorError::new(Kind::Unreachable, format!("no connection to {shown}: {reason}"))
-        } else if fault.is_builder() {
-            ConnectorError::new(Kind::Internal, format!("no request to {shown} can be made: {reason}"))
-        } else {
-            ConnectorError::new(
-                Kind::Unknown,
-                format!("the connection to {shown} broke before the answer came ({reason}); the request is sent again under the same id"),
-            )
+    fn broken(&self, fault: ExchangeError) -> ConnectorError {
+        let (shown, reason) = (&self.shown, self.redactor.redact(&fault.reason));
+        let (kind, message) = match fault.stage {
+            Stage::Refused(kind) => (kind, reason),
+            Stage::Tls => (Kind::Tls, format!("TLS with {shown} failed: {reason}")),
+            Stage::ConnectTimedOut => (Kind::TimedOut, format!("no connection to {shown} in time; check that it is up and reachable from here")),
+            Stage::NoAnswer => {
+                let seconds = self.reply_timeout.as_secs_f32();
+                (Kind::TimedOut, format!("{shown} did not answer within {seconds} seconds; the request is sent again under the same id"))
+            }
+            Stage::NotConnected => (Kind::Unreachable, format!("no connection to {shown}: {reason}")),
+            Stage::Malformed => (Kind::Internal, format!("no request to {shown} can be made: {reason}")),
+            Stage::Broken => {
+                (Kind::Unknown, format!("the connection to {shown} broke before the answer came ({reason}); the request is sent again under the same id"))
+            }
         };
-        error.with("destination", shown)
+        ConnectorError::new(kind, message).with("destination", shown)
     }
 }
 
