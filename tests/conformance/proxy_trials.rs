@@ -26,6 +26,7 @@ trials![
     cuts_both_ways,
     loses_the_nth_reply_and_not_the_request,
     catches_a_request_and_lets_it_go,
+    what_it_let_go_is_served_though_its_sender_is_gone,
     finds_a_kafka_request_among_others,
     goes_byte_by_byte
 ];
@@ -159,6 +160,25 @@ async fn catches_a_request_and_lets_it_go() {
     drop(stream);
     proxy.release();
     assert_eq!(heard.recv().await.unwrap(), b"commit 2");
+    proxy.until(|counts| counts.answered == 1).await;
+}
+
+/// Servers in Go give a request up when its connection is closed before they have answered.
+async fn what_it_let_go_is_served_though_its_sender_is_gone() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = Proxy::before(listener.local_addr().unwrap()).await.unwrap();
+    proxy.catch(Wanted::Any, 1);
+    let mut sender = TcpStream::connect(proxy.address).await.unwrap();
+    sender.write_all(b"PUT /object").await.unwrap();
+    proxy.until(|counts| counts.caught == 1).await;
+    drop(sender);
+    proxy.release();
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut buffer = [0; 64];
+    assert_eq!(stream.read(&mut buffer).await.unwrap(), 11);
+    let closed = tokio::time::timeout(Duration::from_millis(200), stream.read(&mut buffer)).await;
+    assert!(closed.is_err(), "it hears of its client's end before it has answered: {closed:?}");
+    stream.write_all(b"200 OK").await.unwrap();
     proxy.until(|counts| counts.answered == 1).await;
 }
 

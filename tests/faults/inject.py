@@ -236,7 +236,10 @@ def caught_late(run, event, release, *_):
         sender.options = None if sender.options else run.target.heir_options
     proof = kill_server(run, event)
     run.wait_for_more(RIVAL_RECORDS, "before the late request was let go")
+    answered = run.target.proxy.counts()["answered"]
     release()
+    served = until(lambda: run.target.proxy.counts()["answered"] > answered, MOMENT_SECONDS_MAX)
+    run.verdict.unless(served, "I10", f"the destination did not answer the late request within {MOMENT_SECONDS_MAX} s, so it may never have come")
     return proof
 
 

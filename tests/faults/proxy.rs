@@ -358,9 +358,14 @@ impl Shared {
     async fn up(&self, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, talk: &Mutex<Talk>) -> Result<(), Broken> {
         let mut buffer = vec![0; CHUNK_BYTES];
         loop {
-            let read = from.read(&mut buffer).await?;
+            let read = from.read(&mut buffer).await;
+            // What was held back still travels, though whoever sent it is gone: a server that heard of that would drop the request half-way.
+            let travels = matches!(locked(talk).caught, Some((_, Then::Hold)));
+            let read = read.or_else(|fault| if travels { Ok(0) } else { Err(fault) })?;
             if read == 0 {
-                to.shutdown().await?;
+                if !travels {
+                    to.shutdown().await?;
+                }
                 return Ok(());
             }
             self.hold().await;
