@@ -88,7 +88,7 @@ impl Task {
     /// Where our note is the mark, the ends of the units that follow are noted together with the mark before them, as far as it is known where they end: one note for many units instead of
     /// two for each. What comes later than this goes into the units after them.
     fn plan_ahead(&mut self) {
-        let Some(policy) = self.line.policy().copied().filter(|_| self.ours && !self.order.ephemeral) else { return };
+        let Some(policy) = self.line.policy().copied().filter(|_| !self.order.ephemeral) else { return };
         let now = Instant::now();
         let ready = self.line.is_free() && matches!(self.cut(), Some(Cut::Now | Cut::Idle));
         let mut unit = match self.unit.clone() {
