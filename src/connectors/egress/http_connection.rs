@@ -147,7 +147,8 @@ impl Live {
     async fn discard(&mut self, mut body: Incoming) -> bool {
         let mut read = 0;
         while let Some(frame) = self.drive(body.frame()).await {
-            read += frame.as_ref().map_or(usize::MAX, |frame| frame.data_ref().map_or(0, Bytes::len));
+            let Ok(frame) = frame else { return false };
+            read += frame.data_ref().map_or(0, Bytes::len);
             if read > limits::REPLY_BYTES_MAX {
                 return false;
             }

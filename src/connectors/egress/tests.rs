@@ -476,11 +476,32 @@ async fn a_large_body_goes_to_a_slow_reader_whole() {
 #[tokio::test]
 async fn a_status_counts_though_its_body_does_not_end() {
     let endless = Answer::whole("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf");
-    let server = Scripted::start(vec![endless, Answer::ok()]).await;
-    let connection = connection("here.example", server.port, Duration::from_millis(200));
-    assert_eq!(post(&connection, "first").await.expect("a status"), 200);
+    let too_long = "x".repeat(1 << 20);
+    let too_long = Answer::whole(&format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{too_long}", too_long.len()));
+    for answer in [endless.clone(), endless.then_close(), too_long] {
+        let server = Scripted::start(vec![answer, Answer::ok()]).await;
+        let connection = connection("here.example", server.port, Duration::from_millis(200));
+        assert_eq!(post(&connection, "first").await.expect("a status"), 200);
+        assert_eq!(post(&connection, "second").await.expect("an answer"), 200);
+        assert_eq!(server.seen(), [(0, "first".to_owned()), (1, "second".to_owned())]);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_was_idle_for_long_is_not_trusted() {
+    let server = Scripted::start(vec![Answer::ok()]).await;
+    let connection = server.connection();
+    let idle = async |seconds| {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        tokio::time::resume();
+    };
+    assert_eq!(post(&connection, "first").await.expect("an answer"), 200);
+    idle(80).await;
     assert_eq!(post(&connection, "second").await.expect("an answer"), 200);
-    assert_eq!(server.seen(), [(0, "first".to_owned()), (1, "second".to_owned())]);
+    idle(100).await;
+    assert_eq!(post(&connection, "third").await.expect("an answer"), 200);
+    assert_eq!(server.seen(), [(0, "first".to_owned()), (0, "second".to_owned()), (1, "third".to_owned())]);
 }
 
 #[tokio::test]
