@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    future::poll_fn,
+    future::{poll_fn, ready},
     pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
@@ -88,7 +88,7 @@ impl HttpConnection {
     }
 
     /// Sends `request` over the connection that is there, or over a new one if that has ended before any of the request was written.
-    async fn send(&self, request: Request<Full<Bytes>>) -> Result<(Live, Response<Incoming>), ExchangeError> {
+    async fn send(&self, request: Request<Posted>) -> Result<(Live, Response<Incoming>), ExchangeError> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
         let request = match idle {
             Some(live) if live.used.elapsed() < IDLE_MAX => match live.send(request).await {
@@ -122,22 +122,23 @@ trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
-type Sent = Result<(Live, Response<Incoming>), TrySendError<Request<Full<Bytes>>>>;
+type Posted = Full<Bytes>;
+type Sent = Result<(Live, Response<Incoming>), TrySendError<Request<Posted>>>;
 
 /// An open connection.
 struct Live {
-    sender: SendRequest<Full<Bytes>>,
+    sender: SendRequest<Posted>,
     /// `None` once it has ended.
-    connection: Option<Connection<TokioIo<Box<dyn Wire>>, Full<Bytes>>>,
+    connection: Option<Connection<TokioIo<Box<dyn Wire>>, Posted>>,
     /// When its last exchange ended.
     used: Instant,
 }
 
 impl Live {
     /// Sends `request` and waits for the head of the answer. The error holds the request if none of it was written.
-    async fn send(mut self, request: Request<Full<Bytes>>) -> Sent {
+    async fn send(mut self, request: Request<Posted>) -> Sent {
         // Takes notice of an end that came while nobody looked, and of the end of the last answer.
-        unconstrained(poll_fn(|_| Poll::Ready(self.turn(&mut quiet())))).await;
+        self.drive(ready(())).await;
         let reply = self.sender.try_send_request(request);
         let reply = self.drive(reply).await?;
         Ok((self, reply))
