@@ -7,10 +7,12 @@ import sys
 import tempfile
 import unittest
 from types import SimpleNamespace
+from unittest import mock
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "python"))
 
 import checker  # noqa: E402
+import fault  # noqa: E402
 from checker import Verdict  # noqa: E402
 from fault import Event  # noqa: E402
 from inject import FAULTS  # noqa: E402
@@ -209,6 +211,21 @@ class Evidence(unittest.TestCase):
         self.assertEqual(len(plan(7, 1)["nth"]), 2)
         self.assertNotEqual(plan(7, 1), plan(7, 2))
         self.assertNotEqual(plan(7, 1), plan(8, 1))
+
+    def test_a_run_is_void_only_where_the_destination_confesses_of_its_own_topic_and_the_last_one_counts(self):
+        words = "Couldn't find leader endpoint for partitions Set(__consumer_offsets-0, {}-0) while trying to send transaction markers, these partitions are likely deleted already and hence can be skipped"
+        with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {"SERVICES_DIR": folder}):
+            kafka = KafkaExactlyOnce(folder, 7)
+            for topic, confessed in ((f"{kafka.topic}", True), ("another", False)):
+                with open(os.path.join(folder, "kafka.log"), "w", encoding="utf-8") as log:
+                    log.write(f"INFO {kafka.topic}-0 is well\nINFO {words.format(topic)}\n")
+                self.assertEqual(kafka.confession() is not None, confessed)
+        outcomes, asked = iter([None, None, 1]), []
+        with mock.patch.object(fault, "arguments", lambda: SimpleNamespace(seed=7)), \
+                mock.patch.object(fault, "once", lambda args, last=False: asked.append((args.seed, last)) or next(outcomes)):
+            self.assertEqual(fault.main(), 1)
+        self.assertEqual([last for _, last in asked], [False, False, True])
+        self.assertEqual(len({seed for seed, _ in asked}), 3)
 
     def test_every_fault_has_a_kind_and_every_kind_its_faults(self):
         self.assertEqual([name for name, fault in FAULTS.items() if not any(fault.applies(kind) for kind in KINDS.values())], [])
