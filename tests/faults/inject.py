@@ -215,14 +215,14 @@ def caught(deed):
             return None
         halfway = run.target.halfway(run.target.proxy.say("caught")["caught"])
         answered = run.target.proxy.counts()["answered"]
-        proof = deed(run, event, lambda: run.target.proxy.say("release"), passes, pause)
+        proof = deed(run, event, lambda: run.target.proxy.say("release"), point, passes, pause)
         run.target.proxy.say("release")
         return proof and {"request": point, "halfway": halfway, "answered": run.target.proxy.counts()["answered"] - answered, **proof}
 
     return inject
 
 
-def caught_kill_server(run, event, release, passes, pause):
+def caught_kill_server(run, event, release, _, passes, pause):
     """The server dies with the request held, or just after it passed."""
     if passes:
         release()
@@ -243,10 +243,10 @@ def caught_late(run, event, release, *_):
     return proof
 
 
-def caught_kill_target(run, event, release, passes, pause):
+def caught_kill_target(run, event, release, point, passes, pause):
     """The destination dies with the request held, or with it in hand."""
     away = event.draw("seconds", 1, 5)
-    if passes:
+    if passes and point not in run.target.held_at_a_kill:
         release()
         time.sleep(pause)
     killed = run.target.do("kill")
