@@ -404,7 +404,7 @@ pub fn find<'a, T: Error + 'static>(fault: &'a (dyn Error + 'static)) -> Option<
 }
 
 /// The text of the last cause: the only one that is not a library's wrapping.
-pub fn innermost(fault: &(dyn Error + 'static)) -> String {
+fn innermost(fault: &(dyn Error + 'static)) -> String {
     let mut last = fault;
     while let Some(next) = last.source() {
         last = next;
