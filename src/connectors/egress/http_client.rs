@@ -227,26 +227,24 @@ impl ExchangeError {
         Self { stage: Stage::Refused(refused.kind()), reason: refused.to_string() }
     }
 
+    /// TLS failed, if that is among the causes.
+    fn tls(fault: &(dyn Error + 'static)) -> Option<Self> {
+        find::<rustls::Error>(fault).map(|tls| Self { stage: Stage::Tls, reason: tls_reason(tls) })
+    }
+
     /// There is no connection.
     pub(super) fn unconnected(fault: &EgressError) -> Self {
-        let stage = match fault {
-            EgressError::TimedOut { .. } => Stage::ConnectTimedOut,
-            EgressError::Connect { source, .. } => return Self::new(Stage::NotConnected, source),
-            EgressError::Tls { source, .. } => match find::<rustls::Error>(source) {
-                Some(tls) => return Self { stage: Stage::Tls, reason: tls_reason(tls) },
-                None => return Self::new(Stage::NotConnected, source),
-            },
-            _ => return Self::refused(fault),
-        };
-        Self { stage, reason: fault.to_string() }
+        match fault {
+            EgressError::TimedOut { .. } => Self { stage: Stage::ConnectTimedOut, reason: fault.to_string() },
+            EgressError::Connect { source, .. } => Self::new(Stage::NotConnected, source),
+            EgressError::Tls { source, .. } => Self::tls(source).unwrap_or_else(|| Self::new(Stage::NotConnected, source)),
+            _ => Self::refused(fault),
+        }
     }
 
     /// There was a connection, and no answer came over it.
     pub(super) fn broken(fault: &hyper::Error) -> Self {
-        match find::<rustls::Error>(fault) {
-            Some(tls) => Self { stage: Stage::Tls, reason: tls_reason(tls) },
-            None => Self::new(Stage::Broken, fault),
-        }
+        Self::tls(fault).unwrap_or_else(|| Self::new(Stage::Broken, fault))
     }
 
     fn of(fault: reqwest::Error) -> Self {
@@ -254,9 +252,10 @@ impl ExchangeError {
         if let Some(refused) = find::<EgressError>(&fault) {
             return Self::refused(refused);
         }
-        let stage = if let Some(tls) = find::<rustls::Error>(&fault) {
-            return Self { stage: Stage::Tls, reason: tls_reason(tls) };
-        } else if fault.is_connect() && fault.is_timeout() {
+        if let Some(tls) = Self::tls(&fault) {
+            return tls;
+        }
+        let stage = if fault.is_connect() && fault.is_timeout() {
             Stage::ConnectTimedOut
         } else if fault.is_timeout() {
             Stage::NoAnswer
