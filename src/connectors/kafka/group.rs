@@ -23,6 +23,8 @@ use crate::connectors::error::{ConnectorError, ConnectorErrorKind as Kind};
 const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
 /// The same for a transaction's marker, which follows the broker's word within milliseconds.
 const MARKER_PAUSE: Duration = Duration::from_millis(2);
+/// The longest look at whether brokers that seem to say nothing do answer; at most a quarter of the whole limit.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 /// How long reports are listened to when nothing was read for a while.
 const LISTEN: Duration = Duration::from_millis(10);
 
@@ -31,6 +33,9 @@ pub(super) struct Group {
     /// Reads what the group has committed, and waits while a transaction over it is undecided.
     reader: BaseConsumer<Context>,
     metadata: ConsumerGroupMetadata,
+    /// Settings of a client that asks for the same and does not wait.
+    impatient: ClientConfig,
+    id: String,
 }
 
 impl Group {
@@ -48,7 +53,8 @@ impl Group {
             settings.create_with_context(Context(ears.clone())).map_err(|fault| client::not_made(&target.shown, ears, &fault))?;
         let metadata = reader.group_metadata().ok_or_else(|| ConnectorError::new(Kind::Internal, "the Kafka client has no group"))?;
         client::listen(&reader, ears);
-        Ok(Self { reader, metadata })
+        settings.set("isolation.level", "read_uncommitted");
+        Ok(Self { reader, metadata, impatient: settings, id: id.to_owned() })
     }
 
     /// What a transaction names the group by.
@@ -57,13 +63,14 @@ impl Group {
     }
 
     /// The stream's mark, if there is one. While a transaction has it that is neither committed nor aborted at the group's coordinator, this waits. Blocks for at most `limit`.
-    pub(super) fn mark(&self, target: &Target, ears: &Ears, limit: Duration) -> Result<Option<KeptMark>, ConnectorError> {
+    pub(super) fn mark(&self, target: &Target, ears: &Arc<Ears>, limit: Duration) -> Result<Option<KeptMark>, ConnectorError> {
         let doing = "read the mark";
         let mut wanted = TopicPartitionList::new();
         wanted.add_partition(&target.topic, 0);
         // A new token may be due.
         let _ = self.reader.poll(Duration::ZERO);
-        let until = Instant::now() + limit;
+        let look = LOOK_MAX.min(limit / 4);
+        let until = Instant::now() + (limit - look);
         let kept = loop {
             let left = until.saturating_duration_since(Instant::now());
             match self.reader.committed_offsets(wanted.clone(), left) {
@@ -71,7 +78,11 @@ impl Group {
                 Err(fault) if failure::code_of(&fault) == Code::UnstableOffsetCommit && left > MARKER_PAUSE => std::thread::sleep(MARKER_PAUSE),
                 // Where no group was ever used, the first question makes its coordinator.
                 Err(fault) if failure::is_settling(failure::code_of(&fault)) && left > COORDINATOR_PAUSE => std::thread::sleep(COORDINATOR_PAUSE),
-                Err(fault) => return Err(explain(target, ears, doing, &fault)),
+                Err(fault) => {
+                    let error = explain(target, ears, doing, &fault);
+                    let silent = matches!(error.kind, Kind::TimedOut | Kind::Unknown);
+                    return Err(if silent && self.answers(&wanted, ears, look) { self.still_open(target) } else { error });
+                }
             }
         };
         let Some(element) = kept.elements().into_iter().next() else { return Ok(None) };
@@ -88,9 +99,27 @@ impl Group {
         })
     }
 
+    /// Whether the group's coordinator answers who does not mind an open transaction: the library asks on while there is one, which looks like silence.
+    fn answers(&self, wanted: &TopicPartitionList, ears: &Arc<Ears>, limit: Duration) -> bool {
+        let Ok(asking) = self.impatient.create_with_context::<_, BaseConsumer<Context>>(Context(ears.clone())) else { return false };
+        client::listen(&asking, ears);
+        asking.committed_offsets(wanted.clone(), limit).is_ok()
+    }
+
+    /// Seen on Kafka 4.3.1, whose only broker was killed behind the decision: the coordinator takes the transaction for done, and the partitions do not. Aborted in this order, with records in one
+    /// partition, nothing was lost and nothing twice.
+    fn still_open(&self, target: &Target) -> ConnectorError {
+        let message = format!(
+            "{}: cannot read the mark: the transaction of this stream is still open at the broker that keeps it; where that lasts for minutes the cluster has lost the transaction's end: abort it with \
+             kafka-transactions.sh, in the topic's partitions first and in __consumer_offsets last",
+            target.shown
+        );
+        ConnectorError::new(Kind::TimedOut, message).with("destination", &target.shown).with("transactional_id", &self.id)
+    }
+
     /// Proves that the transaction with this mark is committed where the mark is kept. The coordinator says so once it has decided, and tells the partitions later; one whose leader is away
     /// just then it leaves out for good (Kafka 4.3.1), and what was confirmed never comes to be. Blocks for at most `limit`.
-    pub(super) fn confirm(&self, target: &Target, ears: &Ears, written: &KeptMark, limit: Duration) -> Result<(), ConnectorError> {
+    pub(super) fn confirm(&self, target: &Target, ears: &Arc<Ears>, written: &KeptMark, limit: Duration) -> Result<(), ConnectorError> {
         let unknown = |why: String| {
             let message = format!(
                 "{}: the brokers confirmed a transaction, but {why}; whether it was committed cannot be told, and the mark is read again",

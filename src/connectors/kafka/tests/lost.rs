@@ -174,6 +174,7 @@ async fn a_commit_that_brokers_confirm_and_do_not_carry_out_is_not_acknowledged(
     let error = commit(&mut opened.writer, 1, &[r#"{"k":2}"#]).await.expect_err("nothing was committed");
     assert_eq!(line.state(), State::Forging, "the lie was told");
     assert_eq!((error.kind, error.class), (ConnectorErrorKind::Unknown, ErrorClass::Destination), "{error}");
+    assert!(error.message.contains("still open at the broker that keeps it"), "the brokers answer, so it must not say that they do not: {error}");
     line.set(State::Passing, None);
     opened = open().await;
     assert_eq!(opened.mark, FoundMark::At(at(1)));
