@@ -115,7 +115,8 @@ def check_progress(verdict, ledger, events):
         ack = ledger.first_ack_after(event["ended"])
         wait = None if ack is None else ack - event["ended"]
         event.setdefault("resumed_seconds", {})[ledger.stream] = None if wait is None else round(wait, 2)
-        verdict.unless(wait is not None and wait <= RESUME_SECONDS_MAX, "I7", f"{ledger.stream}: first ack {wait} s after the end of the fault")
+        alone = wait is not None and wait <= RESUME_SECONDS_MAX
+        verdict.unless(alone or "operator" in event, "I7", f"{ledger.stream}: first ack {wait} s after the end of the fault")
 
 
 def check_volume(verdict, ledger, events, finished_at):

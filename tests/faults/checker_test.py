@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 import unittest
 from types import SimpleNamespace
 from unittest import mock
@@ -212,20 +213,25 @@ class Evidence(unittest.TestCase):
         self.assertNotEqual(plan(7, 1), plan(7, 2))
         self.assertNotEqual(plan(7, 1), plan(8, 1))
 
-    def test_a_run_is_void_only_where_the_destination_confesses_of_its_own_topic_and_the_last_one_counts(self):
+    def test_an_operator_comes_only_where_the_destination_confesses_of_its_own_topic_and_excuses_no_more_than_the_wait(self):
         words = "Couldn't find leader endpoint for partitions Set(__consumer_offsets-0, {}-0) while trying to send transaction markers, these partitions are likely deleted already and hence can be skipped"
         with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, {"SERVICES_DIR": folder}):
             kafka = KafkaExactlyOnce(folder, 7)
-            for topic, confessed in ((f"{kafka.topic}", True), ("another", False)):
+            for topic, comes in ((kafka.topic, True), ("another", False)):
                 with open(os.path.join(folder, "kafka.log"), "w", encoding="utf-8") as log:
                     log.write(f"INFO {kafka.topic}-0 is well\nINFO {words.format(topic)}\n")
-                self.assertEqual(kafka.confession() is not None, confessed)
-        outcomes, asked = iter([None, None, 1]), []
-        with mock.patch.object(fault, "arguments", lambda: SimpleNamespace(seed=7)), \
-                mock.patch.object(fault, "once", lambda args, last=False: asked.append((args.seed, last)) or next(outcomes)):
-            self.assertEqual(fault.main(), 1)
-        self.assertEqual([last for _, last in asked], [False, False, True])
-        self.assertEqual(len({seed for seed, _ in asked}), 3)
+                run = SimpleNamespace(target=kafka, events=[{}])
+                with mock.patch.object(kafka, "operate", lambda: ["t 0 17"]):
+                    fault.Run._operate(run)
+                self.assertEqual("operator" in run.events[0], comes)
+            with mock.patch.object(kafka, "confession", lambda: "a line"), mock.patch.object(kafka, "operate", list):
+                run = SimpleNamespace(target=kafka, events=[{}])
+                fault.Run._operate(run)
+                self.assertEqual(run.events, [{}], "there was nothing to do, so whatever stands still does so for another reason")
+        for event, broken in (({}, {"I7"}), ({"operator": {}}, set())):
+            verdict = Verdict()
+            checker.check_progress(verdict, self.ledger, [{**event, "ended": time.time() + 1_000}])
+            self.assertEqual({name for name, texts in verdict.violated.items() if texts}, broken)
 
     def test_every_fault_has_a_kind_and_every_kind_its_faults(self):
         self.assertEqual([name for name, fault in FAULTS.items() if not any(fault.applies(kind) for kind in KINDS.values())], [])

@@ -243,10 +243,10 @@ def caught_late(run, event, release, *_):
     return proof
 
 
-def caught_kill_target(run, event, release, point, passes, pause):
+def caught_kill_target(run, event, release, _, passes, pause):
     """The destination dies with the request held, or with it in hand."""
     away = event.draw("seconds", 1, 5)
-    if passes and point not in run.target.held_at_a_kill:
+    if passes:
         release()
         time.sleep(pause)
     killed = run.target.do("kill")
