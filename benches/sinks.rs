@@ -65,8 +65,8 @@ fn service(script: &str, words: &[&str]) {
     service_in(script, words, &[]);
 }
 
-/// Runs a script of the servers' with other variables than ours.
-fn service_in(script: &str, words: &[&str], variables: &[(&str, &str)]) {
+/// Runs a script of the servers' with other variables than ours, and gives what it prints.
+fn service_in(script: &str, words: &[&str], variables: &[(&str, &str)]) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/services").join(script);
     let python = std::env::var("SERVICES_PYTHON");
     let mut command = match python {
@@ -77,8 +77,9 @@ fn service_in(script: &str, words: &[&str], variables: &[(&str, &str)]) {
         }
         _ => Command::new(path),
     };
-    let status = command.args(words).envs(variables.iter().copied()).stdout(Stdio::null()).status().expect("the script runs");
-    assert!(status.success(), "tests/services/{script} {words:?} failed");
+    let run = command.args(words).envs(variables.iter().copied()).stderr(Stdio::inherit()).output().expect("the script runs");
+    assert!(run.status.success(), "tests/services/{script} {words:?} failed");
+    String::from_utf8_lossy(&run.stdout).into_owned()
 }
 
 async fn fresh(dir: &Path) -> Running {
@@ -216,13 +217,17 @@ impl S3 {
         Some(Self { endpoint: get("S3_TLS_ENDPOINT")?, key: get("S3_TLS_ACCESS_KEY")?, secret: get("S3_TLS_SECRET_KEY")?, ca: get("S3_CA")? })
     }
 
+    /// What scripts find the store by.
+    fn variables(&self) -> Vec<(&str, &str)> {
+        let all = [("S3_ENDPOINT", &self.endpoint), ("S3_ACCESS_KEY", &self.key), ("S3_SECRET_KEY", &self.secret), ("AWS_CA_BUNDLE", &self.ca)];
+        all.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, value.as_str())).collect()
+    }
+
     /// Makes a bucket; `open`: that anybody may write to.
     fn bucket(&self, name: &str, open: bool) {
-        let all = [("S3_ENDPOINT", &self.endpoint), ("S3_ACCESS_KEY", &self.key), ("S3_SECRET_KEY", &self.secret), ("AWS_CA_BUNDLE", &self.ca)];
-        let variables: Vec<(&str, &str)> = all.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, value.as_str())).collect();
-        service_in("make-bucket", &["s3", name], &variables);
+        service_in("make-bucket", &["s3", name], &self.variables());
         if open {
-            service_in("stores.py", &["s3", "open", name], &variables);
+            service_in("stores.py", &["s3", "open", name], &self.variables());
         }
     }
 
@@ -253,7 +258,8 @@ impl S3 {
     }
 }
 
-/// Push to S3 as NDJSON and Parquet, beside plain PUTs of the same bytes, as many at once as the engine has parts under way.
+/// Push to S3 as NDJSON and Parquet, beside plain PUTs of the same bytes, as many at once as the engine has parts under way: by the vendor's SDK with the sink's own credential, and bare,
+/// where nobody asks who writes.
 async fn objects(s3: &S3) {
     const BATCHES: u64 = 1_200;
     let dir = tempfile::tempdir().expect("a folder");
@@ -262,34 +268,45 @@ async fn objects(s3: &S3) {
     s3.bucket("bench-ours", false);
     s3.bucket("bench-plain", true);
     credential(&ours.address, "default.s3_login", CredentialType::AwsAccessKey, &s3.key, &s3.secret).await;
-    s3.sink(&ours.address, "default.s3", "bench-ours", &[]).await;
-    let address = ours.address.as_str();
-    pair(
-        &format!("Push of 200 B records to S3 over {} as NDJSON, exactly-once / plain parallel PUT of the same bytes", s3.scheme()),
-        "records/s",
-        0.8,
-        RUNS,
-        async |number| push(address, "default.s3", format!("n{number}"), BATCHES, 200).await.records_per_second,
-        async |number| plain_puts(s3, number, BATCHES).await,
-    )
-    .await;
+    s3.sink(&ours.address, "default.ndjson", "bench-ours", &[]).await;
     s3.sink(&ours.address, "default.parquet", "bench-ours", &[("file_format", "parquet"), ("file_compression", "snappy")]).await;
+    let address = ours.address.as_str();
+    for (sink, form) in [("default.ndjson", "NDJSON"), ("default.parquet", "Parquet")] {
+        let pushed = async |yardstick: &str, number: usize| push(address, sink, format!("{yardstick}-{number}"), BATCHES, 200).await.records_per_second;
+        pair(
+            &format!("Push of 200 B records to S3 over {} as {form}, exactly-once / PUTs of the records as text by the vendor's SDK", s3.scheme()),
+            "records/s",
+            0.8,
+            RUNS,
+            async |number| pushed("sdk", number).await,
+            async |number| sdk_puts(s3, "put-many", &format!("{form}-{number}"), BATCHES),
+        )
+        .await;
+        pair(
+            &format!("Push of 200 B records to S3 over {} as {form}, exactly-once / bare PUTs of the records as text, without a credential", s3.scheme()),
+            "records/s",
+            0.8,
+            RUNS,
+            async |number| pushed("bare", number).await,
+            async |number| bare_puts(s3, &format!("{form}-{number}"), BATCHES).await,
+        )
+        .await;
+    }
     pair(
-        &format!("Push of 200 B records to S3 over {} as Parquet, exactly-once / plain parallel PUT of the records as text", s3.scheme()),
+        &format!("PUTs to S3 over {} by the vendor's SDK, only where nothing is / whatever is there: what exactly-once adds to a request", s3.scheme()),
         "records/s",
-        0.8,
+        0.9,
         RUNS,
-        async |number| push(address, "default.parquet", format!("p{number}"), BATCHES, 200).await.records_per_second,
-        async |number| plain_puts(s3, RUNS + number, BATCHES).await,
+        async |number| sdk_puts(s3, "create-many", &number.to_string(), BATCHES),
+        async |number| sdk_puts(s3, "put-many", &number.to_string(), BATCHES),
     )
     .await;
     ours.stop().await.expect("the server stops");
 }
 
-/// The same bytes in objects of 8 MiB, four at a time, nobody looking at what they are.
-async fn plain_puts(s3: &S3, run: usize, batches: u64) -> f64 {
+/// The records of `batches` batches as objects of 8 MiB of text: how many objects, the records in each, and its bytes.
+fn as_objects(batches: u64) -> (u64, u64, Bytes) {
     const OBJECT_BYTES: usize = 8 << 20;
-    let (client, endpoint) = (s3.client(), &s3.endpoint);
     let body: Bytes = (0..)
         .map(|n| record(n % 1_000, 200) + "\n")
         .scan(0, |sum, line| {
@@ -299,12 +316,28 @@ async fn plain_puts(s3: &S3, run: usize, batches: u64) -> f64 {
         .collect::<String>()
         .into();
     let per_object = OBJECT_BYTES as u64 / 201;
-    let objects = (batches * 1_000).div_ceil(per_object);
+    ((batches * 1_000).div_ceil(per_object), per_object, body)
+}
+
+/// What somebody would write without us: the vendor's SDK as it comes, with the sink's own credential, four objects at a time. Its start is not counted.
+fn sdk_puts(s3: &S3, verb: &str, run: &str, batches: u64) -> f64 {
+    let (objects, per_object, body) = as_objects(batches);
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), body).expect("room for an object");
+    let path = file.path().to_str().expect("a name in UTF-8");
+    let seconds = service_in("stores.py", &["s3", verb, "bench-plain", &format!("{verb}-{run}"), path, &objects.to_string()], &s3.variables());
+    (objects * per_object) as f64 / seconds.trim().parse::<f64>().expect("it says the seconds")
+}
+
+/// The least that can be done: four PUTs at a time, nobody looking at what they are or who asks.
+async fn bare_puts(s3: &S3, run: &str, batches: u64) -> f64 {
+    let (client, endpoint) = (s3.client(), &s3.endpoint);
+    let (objects, per_object, body) = as_objects(batches);
     let started = Instant::now();
     let puts = (0..objects).map(|object| {
         let (client, body) = (client.clone(), body.clone());
         async move {
-            let answer = client.put(format!("{endpoint}/bench-plain/{run}/{object}")).body(body).send().await.expect("the store answers");
+            let answer = client.put(format!("{endpoint}/bench-plain/bare-{run}/{object}")).body(body).send().await.expect("the store answers");
             assert!(answer.status().is_success(), "PUT: {}", answer.status());
         }
     });

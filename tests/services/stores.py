@@ -1,7 +1,7 @@
 """Why: reads and writes the three object stores by the vendors' own clients, so that what Datasink wrote is judged by strangers. Never retries: a test wants the first answer.
 
 In Python, with the interpreter SERVICES_PYTHON:  store("s3").get("bucket", "key")
-On a command line:  stores.py s3|gcs|azure make-bucket B | open B (s3) | put B K FILE | create B K FILE | get B K | list B [PREFIX] | delete B K | uploads B | encryption B K (s3)
+On a command line:  stores.py s3|gcs|azure make-bucket B | open B (s3) | put B K FILE | put-many|create-many B PREFIX FILE COUNT (four at a time; says the seconds) | create B K FILE | get B K | list B [PREFIX] | delete B K | uploads B | encryption B K (s3)
 """
 
 import os
@@ -152,6 +152,20 @@ def store(name, **arguments):
     return STORES[name](**arguments)
 
 
+def many(put, bucket, prefix, file, count):
+    """Puts the file's bytes `count` times, four at a time, and gives the seconds that took, from the first byte to the last answer."""
+    import concurrent.futures
+    import time
+
+    with open(file, "rb") as opened:
+        body = opened.read()
+    with concurrent.futures.ThreadPoolExecutor(4) as four:
+        started = time.monotonic()
+        for answer in [four.submit(put, bucket, f"{prefix}/{number}", body) for number in range(int(count))]:
+            answer.result()
+        return time.monotonic() - started
+
+
 def main(name, verb, bucket, *words):
     one = store(name)
     if verb == "make-bucket":
@@ -161,6 +175,8 @@ def main(name, verb, bucket, *words):
     elif verb in ("put", "create"):
         with open(words[1], "rb") as file:
             getattr(one, verb)(bucket, words[0], file.read())
+    elif verb in ("put-many", "create-many"):
+        print(many(getattr(one, verb.removesuffix("-many")), bucket, *words))
     elif verb == "get":
         sys.stdout.buffer.write(one.get(bucket, words[0]))
     elif verb == "list":
