@@ -80,7 +80,7 @@ impl Group {
                 Err(fault) if failure::is_settling(failure::code_of(&fault)) && left > COORDINATOR_PAUSE => std::thread::sleep(COORDINATOR_PAUSE),
                 Err(fault) => {
                     let error = explain(target, ears, doing, &fault);
-                    let silent = matches!(error.kind, Kind::TimedOut | Kind::Unknown);
+                    let silent = error.kind == Kind::TimedOut || failure::code_of(&fault) == Code::UnstableOffsetCommit;
                     return Err(if silent && self.answers(&wanted, ears, look) { self.still_open(target) } else { error });
                 }
             }
