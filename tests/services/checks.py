@@ -279,9 +279,16 @@ def webhook():
 
 
 def living(folder):
-    """The server processes of a run that are still there."""
-    pids = [int(file.read_text()) for file in Path(folder).glob("*.pid")]
-    return [pid for pid in pids if Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]]
+    """The processes of a run's servers that are still there, children of a server among them: each server began a session."""
+    sessions, found = {file.read_text().strip() for file in Path(folder).glob("*.pid")}, []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, _, session = (process / "stat").read_text().rsplit(")", 1)[1].split()[:4]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if session in sessions and state != "Z":
+            found.append(int(process.name))
+    return found
 
 
 def with_itself():
