@@ -87,6 +87,7 @@ async fn discarded() {
             record_bytes,
             batches_in_flight: WINDOW,
             schema: None,
+            announced: None,
         };
         for (yardstick, far, goal) in [("a bare tonic stream", &bare, Some(0.8)), ("one that checks and hashes the records as we do", &checking, None)] {
             pair(
@@ -128,6 +129,7 @@ async fn local_table() {
                 record_bytes: 200,
                 batches_in_flight: NO_WINDOW,
                 schema: None,
+                announced: None,
             };
             let measured = run(&address, &load).await;
             p50.push(measured.percentile(50).as_secs_f64() * 1e3);
@@ -184,6 +186,7 @@ async fn webhook() {
                 record_bytes: 200,
                 batches_in_flight: NO_WINDOW,
                 schema: None,
+                announced: None,
             };
             run(&address, &load).await.records_per_second / 100.0
         },

@@ -1,5 +1,7 @@
 //! Why: what a sink on a real server costs beside the plain tool for the same job, in one run: `tests/services/with kafka s3 s3-tls -- cargo bench --bench sinks`. Never a test.
 
+#[path = "support/deafening.rs"]
+mod deafening;
 #[path = "support/figures.rs"]
 mod figures;
 #[path = "support/load.rs"]
@@ -16,7 +18,9 @@ use std::{
 
 use bytes::Bytes;
 use datasink::{
-    api::pb::{CreateCredentialRequest, CredentialType, create_credential_request::SecretSource, credential_service_client::CredentialServiceClient},
+    api::pb::{
+        CreateCredentialRequest, CredentialType, DeliveryGuarantee, create_credential_request::SecretSource, credential_service_client::CredentialServiceClient,
+    },
     app::{Parts, Running},
     store::memory::MemoryStore,
 };
@@ -39,22 +43,37 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
+    // Parts by name, all of them if none is named: `-- --bench once`.
+    let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let wanted = |part: &str| named.is_empty() || named.iter().any(|name| name == part);
     // For the client of the yardstick; the product names its own.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         match std::env::var("KAFKA_BOOTSTRAP") {
-            Ok(bootstrap) => kafka(&bootstrap).await,
+            Ok(bootstrap) if wanted("kafka") => kafka(&bootstrap).await,
+            Ok(_) => {}
             Err(_) => println!("no KAFKA_BOOTSTRAP: run this under tests/services/with kafka"),
         }
+        // Before the others, whose many gigabytes a disk is still writing afterwards.
+        if wanted("once")
+            && let Some(s3) = S3::in_the_clear()
+        {
+            once_and_not(&s3).await;
+        }
         match S3::over_tls() {
-            Some(s3) => objects(&s3).await,
+            Some(s3) if wanted("objects") => objects(&s3).await,
+            Some(_) => {}
             None => println!("no S3_TLS_ENDPOINT: run this under tests/services/with s3-tls"),
         }
         match S3::in_the_clear() {
             Some(s3) => {
-                objects(&s3).await;
-                hanging(&s3).await;
+                if wanted("objects") {
+                    objects(&s3).await;
+                }
+                if wanted("hanging") {
+                    hanging(&s3).await;
+                }
             }
             None => println!("no S3_ENDPOINT: run this under tests/services/with s3"),
         }
@@ -97,10 +116,22 @@ async fn credential(address: &str, name: &str, credential_type: CredentialType, 
     CredentialServiceClient::new(channel(address).await).create_credential(request).await.expect("the credential is made");
 }
 
+fn load(sink: &str, stream: String, batches: u64, record_bytes: usize) -> Load {
+    Load {
+        sink: sink.to_owned(),
+        stream,
+        token: None,
+        batches,
+        batch_records: 1_000,
+        record_bytes,
+        batches_in_flight: NO_WINDOW,
+        schema: Some(schema()),
+        announced: None,
+    }
+}
+
 async fn push(address: &str, sink: &str, stream: String, batches: u64, record_bytes: usize) -> Measured {
-    let load =
-        Load { sink: sink.to_owned(), stream, token: None, batches, batch_records: 1_000, record_bytes, batches_in_flight: NO_WINDOW, schema: Some(schema()) };
-    run(address, &load).await
+    run(address, &load(sink, stream, batches, record_bytes)).await
 }
 
 /// Push to Kafka beside librdkafka alone and Apache's own tool, and exactly-once beside idempotent.
@@ -235,6 +266,11 @@ impl S3 {
         if self.ca.is_empty() { "HTTP" } else { "HTTPS" }
     }
 
+    /// The sink's option of that name.
+    fn https(&self) -> &'static str {
+        if self.ca.is_empty() { "false" } else { "true" }
+    }
+
     /// The yardstick's client.
     fn client(&self) -> reqwest::Client {
         let authority = (!self.ca.is_empty()).then(|| reqwest::Certificate::from_pem(&std::fs::read(&self.ca).expect("the authority")).expect("a certificate"));
@@ -244,63 +280,93 @@ impl S3 {
     }
 
     async fn sink(&self, address: &str, name: &str, bucket: &str, more: &[(&str, &str)]) {
-        let (_, host) = self.endpoint.split_once("://").expect("a URL");
-        let https = if self.ca.is_empty() { "false" } else { "true" };
-        let mut options = vec![
-            ("credential", "default.s3_login"),
-            ("s3_bucket_name", bucket),
-            ("s3_region", "us-east-1"),
-            ("use_https", https),
-            ("s3_use_virtual_addressing", "false"),
-        ];
-        options.extend_from_slice(more);
+        let options = [&[("credential", "default.s3_login"), ("use_https", self.https())], more].concat();
+        self.sink_at(self.host(), address, name, bucket, &options).await;
+    }
+
+    /// The same where something else is in between, which asks for no credential.
+    async fn sink_at(&self, host: &str, address: &str, name: &str, bucket: &str, more: &[(&str, &str)]) {
+        let options = [&[("s3_bucket_name", bucket), ("s3_region", "us-east-1"), ("s3_use_virtual_addressing", "false")], more].concat();
         sink(address, name, &format!("s3://{host}"), &options).await;
+    }
+
+    fn host(&self) -> &str {
+        self.endpoint.split_once("://").expect("a URL").1
     }
 }
 
-/// Push to S3 as NDJSON and Parquet, beside plain PUTs of the same bytes, as many at once as the engine has parts under way: by the vendor's SDK with the sink's own credential, and bare,
-/// where nobody asks who writes.
+/// Push to S3 as NDJSON and Parquet, beside plain PUTs of the same records as text, as many at once as the engine has parts under way. Like beside like: where the sink has a credential, the
+/// vendor's SDK with the same one; where the bucket is open to all, bare PUTs, which nobody signs either.
 async fn objects(s3: &S3) {
     const BATCHES: u64 = 1_200;
     let dir = tempfile::tempdir().expect("a folder");
     let parts = Parts { store: Some(Arc::new(MemoryStore::new())), ..Parts::default() };
     let ours = server_with(dir.path(), parts, |settings| settings.egress_ca = s3.ca.clone().into()).await;
     s3.bucket("bench-ours", false);
+    s3.bucket("bench-open", true);
     s3.bucket("bench-plain", true);
     credential(&ours.address, "default.s3_login", CredentialType::AwsAccessKey, &s3.key, &s3.secret).await;
-    s3.sink(&ours.address, "default.ndjson", "bench-ours", &[]).await;
-    s3.sink(&ours.address, "default.parquet", "bench-ours", &[("file_format", "parquet"), ("file_compression", "snappy")]).await;
+    let parquet = [("file_format", "parquet"), ("file_compression", "snappy")];
+    for (form, options) in [("ndjson", [].as_slice()), ("parquet", &parquet)] {
+        s3.sink(&ours.address, &format!("default.{form}"), "bench-ours", options).await;
+        s3.sink_at(s3.host(), &ours.address, &format!("default.open_{form}"), "bench-open", &[&[("use_https", s3.https())], options].concat()).await;
+    }
     let address = ours.address.as_str();
-    for (sink, form) in [("default.ndjson", "NDJSON"), ("default.parquet", "Parquet")] {
-        let pushed = async |yardstick: &str, number: usize| push(address, sink, format!("{yardstick}-{number}"), BATCHES, 200).await.records_per_second;
+    let pushed = async |sink: &str, yardstick: &str, number: usize| {
+        push(address, &format!("default.{sink}"), format!("{yardstick}-{number}"), BATCHES, 200).await.records_per_second
+    };
+    for (form, called) in [("ndjson", "NDJSON"), ("parquet", "Parquet")] {
+        let what = format!("Push of 200 B records to S3 over {} as {called}, exactly-once", s3.scheme());
         pair(
-            &format!("Push of 200 B records to S3 over {} as {form}, exactly-once / PUTs of the records as text by the vendor's SDK", s3.scheme()),
+            &format!("{what} / PUTs of the records as text by the vendor's SDK with the same credential"),
             "records/s",
             0.8,
             RUNS,
-            async |number| pushed("sdk", number).await,
-            async |number| sdk_puts(s3, "put-many", &format!("{form}-{number}"), BATCHES),
+            async |number| pushed(form, "sdk", number).await,
+            async |number| sdk_puts(s3, &format!("sdk-{form}-{number}"), BATCHES),
         )
         .await;
         pair(
-            &format!("Push of 200 B records to S3 over {} as {form}, exactly-once / bare PUTs of the records as text, without a credential", s3.scheme()),
+            &format!("{what}, to a bucket open to all / bare PUTs of the records as text to another"),
             "records/s",
             0.8,
             RUNS,
-            async |number| pushed("bare", number).await,
-            async |number| bare_puts(s3, &format!("{form}-{number}"), BATCHES).await,
+            async |number| pushed(&format!("open_{form}"), "open", number).await,
+            async |number| bare_puts(s3, &format!("open-{form}-{number}"), BATCHES).await,
         )
         .await;
     }
-    pair(
-        &format!("PUTs to S3 over {} by the vendor's SDK, only where nothing is / whatever is there: what exactly-once adds to a request", s3.scheme()),
-        "records/s",
-        0.9,
-        RUNS,
-        async |number| sdk_puts(s3, "create-many", &number.to_string(), BATCHES),
-        async |number| sdk_puts(s3, "put-many", &number.to_string(), BATCHES),
-    )
-    .await;
+    ours.stop().await.expect("the server stops");
+}
+
+/// Exactly-once beside the same sink at a store that never hears the condition, which is announced as idempotent and looks whether a name is free before it writes. A proxy is before both; in the
+/// clear, for it reads the requests.
+async fn once_and_not(s3: &S3) {
+    const BATCHES: u64 = 1_200;
+    let dir = tempfile::tempdir().expect("a folder");
+    let ours = fresh(dir.path()).await;
+    s3.bucket("bench-once", true);
+    // The first goes up whole, the default in parts where the store hears the condition.
+    for object_bytes in ["8388608", "33554432"] {
+        let sinks = ["once", "not"].map(|name| format!("default.{name}_{object_bytes}"));
+        for (name, deaf) in sinks.iter().zip([false, true]) {
+            let proxy = deafening::start(s3.host(), deaf).await.to_string();
+            s3.sink_at(&proxy, &ours.address, name, "bench-once", &[("use_https", "false"), ("max_object_bytes", object_bytes)]).await;
+        }
+        let pushed = async |sink: &str, number: usize, announced: DeliveryGuarantee| {
+            let load = Load { announced: Some(announced), ..load(sink, number.to_string(), BATCHES, 200) };
+            run(&ours.address, &load).await.records_per_second
+        };
+        pair(
+            &format!("Push of 200 B records to S3 over HTTP as NDJSON, {object_bytes} bytes an object, exactly-once / idempotent: a store that never hears the condition"),
+            "records/s",
+            0.9,
+            RUNS,
+            async |number| pushed(&sinks[0], number, DeliveryGuarantee::ExactlyOnce).await,
+            async |number| pushed(&sinks[1], number, DeliveryGuarantee::Idempotent).await,
+        )
+        .await;
+    }
     ours.stop().await.expect("the server stops");
 }
 
@@ -320,12 +386,12 @@ fn as_objects(batches: u64) -> (u64, u64, Bytes) {
 }
 
 /// What somebody would write without us: the vendor's SDK as it comes, with the sink's own credential, four objects at a time. Its start is not counted.
-fn sdk_puts(s3: &S3, verb: &str, run: &str, batches: u64) -> f64 {
+fn sdk_puts(s3: &S3, prefix: &str, batches: u64) -> f64 {
     let (objects, per_object, body) = as_objects(batches);
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), body).expect("room for an object");
     let path = file.path().to_str().expect("a name in UTF-8");
-    let seconds = service_in("stores.py", &["s3", verb, "bench-plain", &format!("{verb}-{run}"), path, &objects.to_string()], &s3.variables());
+    let seconds = service_in("stores.py", &["s3", "put-many", "bench-plain", prefix, path, &objects.to_string()], &s3.variables());
     (objects * per_object) as f64 / seconds.trim().parse::<f64>().expect("it says the seconds")
 }
 

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use datasink::api::pb::{
-    Column, ColumnType, FlushStream, OpenStream, PushRequest, RecordBatch, RecordSchema, push_request, push_response, push_service_client::PushServiceClient,
-    record_batch,
+    Column, ColumnType, DeliveryGuarantee, FlushStream, OpenStream, PushRequest, RecordBatch, RecordSchema, push_request, push_response,
+    push_service_client::PushServiceClient, record_batch,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
@@ -27,6 +27,8 @@ pub struct Load {
     pub batches_in_flight: usize,
     /// Told at open, for destinations that need columns.
     pub schema: Option<RecordSchema>,
+    /// What must be announced, for figures that are about that.
+    pub announced: Option<DeliveryGuarantee>,
 }
 
 /// What came of it.
@@ -104,7 +106,8 @@ async fn send(channel: Channel, load: &Load) -> Measured {
     }
     let mut answers = PushServiceClient::new(channel).push(request).await.expect("the call is taken").into_inner();
     let opened = answers.next().await.expect("opened").expect("opened");
-    assert!(matches!(opened.frame, Some(push_response::Frame::Opened(_))), "expected opened, got {opened:?}");
+    let Some(push_response::Frame::Opened(opened)) = opened.frame else { panic!("expected opened, got {opened:?}") };
+    assert!(load.announced.is_none_or(|announced| announced == opened.delivery()), "announced is {:?}: {}", opened.delivery(), opened.delivery_basis);
 
     let (sent_at, mut sent) = mpsc::channel::<Instant>(usize::try_from(load.batches).expect("small") + 1);
     let per_batch = load.batch_records;

@@ -1,7 +1,7 @@
 """Why: reads and writes the three object stores by the vendors' own clients, so that what Datasink wrote is judged by strangers. Never retries: a test wants the first answer.
 
 In Python, with the interpreter SERVICES_PYTHON:  store("s3").get("bucket", "key")
-On a command line:  stores.py s3|gcs|azure make-bucket B | open B (s3) | put B K FILE | put-many|create-many B PREFIX FILE COUNT (four at a time; says the seconds) | create B K FILE | get B K | list B [PREFIX] | delete B K | uploads B | encryption B K (s3)
+On a command line:  stores.py s3|gcs|azure make-bucket B | open B (s3) | put B K FILE | put-many B PREFIX FILE COUNT (four at a time; says the seconds) | create B K FILE | get B K | list B [PREFIX] | delete B K | uploads B | encryption B K (s3)
 """
 
 import os
@@ -28,11 +28,14 @@ class S3:
         self.client.create_bucket(Bucket=bucket)
 
     def open_to_all(self, bucket):
-        """Lets anybody write, without a credential: for tools that sign nothing."""
+        """Lets anybody write, read, list and delete, without a credential: for whoever signs nothing."""
         import json
 
-        rule = {"Effect": "Allow", "Principal": "*", "Action": ["s3:PutObject", "s3:GetObject"], "Resource": f"arn:aws:s3:::{bucket}/*"}
-        self.client.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [rule]}))
+        def rule(resource, *actions):
+            return {"Effect": "Allow", "Principal": "*", "Action": list(actions), "Resource": f"arn:aws:s3:::{resource}"}
+
+        rules = [rule(bucket, "s3:ListBucket"), rule(f"{bucket}/*", "s3:PutObject", "s3:GetObject", "s3:DeleteObject")]
+        self.client.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": rules}))
 
     def put(self, bucket, key, body):
         self.client.put_object(Bucket=bucket, Key=key, Body=body)
@@ -175,8 +178,8 @@ def main(name, verb, bucket, *words):
     elif verb in ("put", "create"):
         with open(words[1], "rb") as file:
             getattr(one, verb)(bucket, words[0], file.read())
-    elif verb in ("put-many", "create-many"):
-        print(many(getattr(one, verb.removesuffix("-many")), bucket, *words))
+    elif verb == "put-many":
+        print(many(one.put, bucket, *words))
     elif verb == "get":
         sys.stdout.buffer.write(one.get(bucket, words[0]))
     elif verb == "list":
