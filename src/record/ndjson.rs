@@ -17,7 +17,7 @@ pub(super) fn decode(payload: Bytes) -> Result<Lines, DecodeError> {
     let mut start = 0;
     while start < payload.len() {
         check_count(lines.len() + 1)?;
-        start = match good_line(&payload, start).filter(|_| all_utf8) {
+        start = match all_utf8.then(|| good_line(&payload, start)).flatten() {
             Some((from, to, next)) => {
                 lines.good(from, to);
                 next
