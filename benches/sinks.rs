@@ -37,6 +37,8 @@ use crate::{
 };
 
 const RUNS: usize = 5;
+/// Of a run to S3, a thousand records each.
+const BATCHES: u64 = 1_200;
 
 fn main() {
     // `cargo test --benches` and `cargo bench` both end here; only the latter passes this flag.
@@ -279,12 +281,13 @@ impl S3 {
         builder.build().expect("a client")
     }
 
+    /// A sink with the store's credential.
     async fn sink(&self, address: &str, name: &str, bucket: &str, more: &[(&str, &str)]) {
         let options = [&[("credential", "default.s3_login"), ("use_https", self.https())], more].concat();
         self.sink_at(self.host(), address, name, bucket, &options).await;
     }
 
-    /// The same where something else is in between, which asks for no credential.
+    /// A sink without a credential, in a bucket that is open to all, at this store or at what stands before it.
     async fn sink_at(&self, host: &str, address: &str, name: &str, bucket: &str, more: &[(&str, &str)]) {
         let options = [&[("s3_bucket_name", bucket), ("s3_region", "us-east-1"), ("s3_use_virtual_addressing", "false")], more].concat();
         sink(address, name, &format!("s3://{host}"), &options).await;
@@ -298,7 +301,6 @@ impl S3 {
 /// Push to S3 as NDJSON and Parquet, beside plain PUTs of the same records as text, as many at once as the engine has parts under way. Like beside like: where the sink has a credential, the
 /// vendor's SDK with the same one; where the bucket is open to all, bare PUTs, which nobody signs either.
 async fn objects(s3: &S3) {
-    const BATCHES: u64 = 1_200;
     let dir = tempfile::tempdir().expect("a folder");
     let parts = Parts { store: Some(Arc::new(MemoryStore::new())), ..Parts::default() };
     let ours = server_with(dir.path(), parts, |settings| settings.egress_ca = s3.ca.clone().into()).await;
@@ -342,7 +344,6 @@ async fn objects(s3: &S3) {
 /// Exactly-once beside the same sink at a store that never hears the condition, which is announced as idempotent and looks whether a name is free before it writes. A proxy is before both; in the
 /// clear, for it reads the requests.
 async fn once_and_not(s3: &S3) {
-    const BATCHES: u64 = 1_200;
     let dir = tempfile::tempdir().expect("a folder");
     let ours = fresh(dir.path()).await;
     s3.bucket("bench-once", true);
