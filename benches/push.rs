@@ -31,7 +31,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::{
-    figures::{Spread, pair, row},
+    figures::{Spread, pair, row, wanted},
     load::{Load, NO_WINDOW, channel, record, run, schema},
     product::{Process, server, sink},
 };
@@ -43,10 +43,8 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
-    // Parts by name, all of them if none is named: `make bench ARGS="-- webhook local"`.
-    let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let wanted = |part: &str| named.is_empty() || named.iter().any(|name| name == part);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    // As in `make bench ARGS="-- webhook local"`.
     runtime.block_on(async {
         if wanted("discard") {
             discarded().await;

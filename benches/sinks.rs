@@ -31,7 +31,7 @@ use rdkafka::{
 };
 
 use crate::{
-    figures::{Spread, pair, row},
+    figures::{Spread, pair, row, wanted},
     load::{Load, Measured, NO_WINDOW, channel, record, run, schema},
     product::{Process, server, server_with, sink},
 };
@@ -45,12 +45,10 @@ fn main() {
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
-    // Parts by name, all of them if none is named: `-- --bench once`.
-    let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let wanted = |part: &str| named.is_empty() || named.iter().any(|name| name == part);
     // For the client of the yardstick; the product names its own.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    // As in `make sinks ARGS="-- once objects"`.
     runtime.block_on(async {
         match std::env::var("KAFKA_BOOTSTRAP") {
             Ok(bootstrap) if wanted("kafka") => kafka(&bootstrap).await,

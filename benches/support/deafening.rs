@@ -41,7 +41,7 @@ async fn between(near: TcpStream, far: TcpStream, deaf: bool) {
     });
 }
 
-/// What the client sends. Looked for in each piece as it comes: a request's head is written at once, and one that is not shows in the announced guarantee.
+/// What the client sends. Looked for in each piece as it comes: a request's head is written at once, and one that is not keeps its condition, which the announced guarantee tells of the first.
 async fn requests(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, deaf: bool) -> std::io::Result<()> {
     let condition = Finder::new(CONDITION);
     let mut piece = vec![0; CHUNK_BYTES];

@@ -1,5 +1,11 @@
 //! Why: a figure is a ratio of two things measured in turn on the same machine; it is told with its spread. Never a single number.
 
+/// Whether a part is to be measured: those that the command line names, all of them if it names none.
+pub fn wanted(part: &str) -> bool {
+    let mut named = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).peekable();
+    named.peek().is_none() || named.any(|name| name == part)
+}
+
 /// Minimum, median and maximum.
 #[derive(Clone, Copy)]
 pub struct Spread {
