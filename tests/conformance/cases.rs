@@ -51,6 +51,7 @@ cases! {
     progress::half_a_unit_never_visible;
     progress::on_finish, unless_declined;
     progress::upload_of_a_kill_removed, unless_declined;
+    progress::smaller_object_after_a_kill, unless_declined;
     failures::unreachable_backs_off_and_heals, unless_declined;
     failures::cut_in_the_middle_of_a_unit, unless_declined;
     failures::wrong_credential_never_retried, unless_declined;

@@ -37,7 +37,7 @@ DAILY = {
     "gcs": ["kill-server"],
     "azure": ["kill-server"],
     "s3-large": ["caught-kill-server"],
-    "azure-large": [],
+    "azure-large": ["caught-late"],
 }
 QUICK = ["kill-server", "cut"]
 # A crash of the server is cheap where nothing else has to be started; one run of kill-at visits every point, one of s3-large both requests.

@@ -126,14 +126,14 @@ pub(super) enum Verdict {
     Another,
     /// Not of this stream: a person must move it.
     Foreign,
-    /// Gone again since: somebody removes objects; read anew.
-    Vanished,
+    /// Nothing: gone again since, or what the store counted as taken is no object.
+    Nothing,
 }
 
 /// Judges what is at the name that `own` was to be created under.
 pub(super) fn judge(own: &Link, found: &Found) -> Verdict {
     match found {
-        Found::Absent => Verdict::Vanished,
+        Found::Absent => Verdict::Nothing,
         Found::Link(there) if !there.fits(own.stream, own.first) => Verdict::Foreign,
         Found::Link(there) if there.mark == own.mark && there.records == own.records => Verdict::Own,
         Found::Link(_) => Verdict::Another,
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(judged(Link { mark: Mark { finished: true, ..own.mark }, ..link() }), Verdict::Another, "it ends the stream");
         assert_eq!(judged(Link { stream: StreamTag(8), ..link() }), Verdict::Foreign);
         assert_eq!(judge(&own, &Found::Foreign), Verdict::Foreign);
-        assert_eq!(judge(&own, &Found::Absent), Verdict::Vanished);
+        assert_eq!(judge(&own, &Found::Absent), Verdict::Nothing);
     }
 
     #[test]

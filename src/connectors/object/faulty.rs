@@ -1,7 +1,7 @@
 //! Why: a bucket in memory that fails on command, keeps count of what was left behind, and can be worse than it says. Never used by the product.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     fmt,
     future::pending,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -35,7 +35,8 @@ struct State {
     parts: VecDeque<Fault>,
     completions: VecDeque<Fault>,
     ignores_condition: bool,
-    uploads: BTreeSet<MultipartId>,
+    counts_parts_as_present: bool,
+    uploads: BTreeMap<MultipartId, Path>,
     requests: u64,
 }
 
@@ -93,6 +94,11 @@ impl Faulty {
         self.state().ignores_condition = true;
     }
 
+    /// From now on a name that has an upload under way cannot be created whole, though nothing is there: Azurite's way with blocks that no list names.
+    pub(super) fn count_parts_as_present(&self) {
+        self.state().counts_parts_as_present = true;
+    }
+
     /// Uploads that were begun and neither completed nor removed.
     pub(super) fn uploads(&self) -> usize {
         self.state().uploads.len()
@@ -143,8 +149,14 @@ impl ObjectStore for Faulty {
             let of_manifest = if key.as_ref().contains("/_manifests/") { state.manifests.pop_front() } else { None };
             if key.as_ref().contains("_datasink") { None } else { of_manifest.or_else(|| state.puts.pop_front()) }
         };
-        let ignores = self.state().ignores_condition;
+        let (ignores, shadowed) = {
+            let state = self.state();
+            (state.ignores_condition, state.counts_parts_as_present && state.uploads.values().any(|other| other == key))
+        };
         let mode = if ignores { PutMode::Overwrite } else { options.mode.clone() };
+        if shadowed && mode == PutMode::Create {
+            return Err(Self::exists(key));
+        }
         suffer(fault, self.inner.put_opts(key, payload, PutOptions { mode, ..options })).await
     }
 
@@ -184,13 +196,13 @@ impl MultipartStore for Faulty {
 
     async fn create_multipart_opts(&self, key: &Path, options: PutMultipartOptions) -> Result<MultipartId> {
         let id = self.inner.create_multipart_opts(key, options).await?;
-        self.state().uploads.insert(id.clone());
+        self.state().uploads.insert(id.clone(), key.clone());
         Ok(id)
     }
 
     async fn put_part(&self, key: &Path, id: &MultipartId, index: usize, data: PutPayload) -> Result<PartId> {
         let fault = self.state().parts.pop_front();
-        if !self.state().uploads.contains(id) {
+        if !self.state().uploads.contains_key(id) {
             return Err(Error::NotFound { path: key.to_string(), source: "NoSuchUpload".into() });
         }
         suffer(fault, self.inner.put_part(key, id, index, data)).await
@@ -199,7 +211,7 @@ impl MultipartStore for Faulty {
     async fn complete_multipart(&self, key: &Path, id: &MultipartId, parts: Vec<PartId>) -> Result<PutResult> {
         let fault = self.state().completions.pop_front();
         let effect = async {
-            if !self.state().uploads.contains(id) {
+            if !self.state().uploads.contains_key(id) {
                 return Err(Error::NotFound { path: key.to_string(), source: "NoSuchUpload".into() });
             }
             if !self.state().ignores_condition && self.is_there(key).await {

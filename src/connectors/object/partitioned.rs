@@ -23,7 +23,7 @@ use super::{
     layout::data_object,
     manifest::{Entry, Manifest, hex},
     path::PathTemplate,
-    reader::{foreign, look},
+    reader::{foreign, look, vanished},
     writer::Target,
 };
 use crate::{
@@ -218,7 +218,7 @@ async fn put(target: Arc<Target>, object: DataObject) -> Result<Entry, Connector
         Err(error) if taken(&error) => {
             let there = look(bucket, &key).await?;
             match there.found {
-                Found::Absent => return Err(ConnectorError::new(Kind::Unknown, format!("{uri} was there and is gone again")).with("object", uri)),
+                Found::Absent => return Err(vanished(bucket, &key)),
                 _ if there.size != byte_count => return Err(foreign(bucket, &key)),
                 _ => there.e_tag,
             }

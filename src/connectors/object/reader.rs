@@ -123,6 +123,13 @@ pub(super) fn foreign(bucket: &Bucket, key: &Path) -> ConnectorError {
     ConnectorError::new(Kind::Misconfigured, text).with("object", uri)
 }
 
+/// The store says that a name is taken and shows nothing there. Trying anew is what is left.
+pub(super) fn vanished(bucket: &Bucket, key: &Path) -> ConnectorError {
+    let uri = bucket.uri(key.as_ref());
+    ConnectorError::new(Kind::Unknown, format!("the store says that {uri} exists, and then that it does not; did something else delete it?"))
+        .with("object", uri)
+}
+
 fn hole(bucket: &Bucket, missing: &Path, later: &Path) -> ConnectorError {
     let (missing, later) = (bucket.uri(missing.as_ref()), bucket.uri(later.as_ref()));
     let text = format!(

@@ -31,7 +31,7 @@ use super::{
     condition::taken,
     errors::is_upload_gone,
     format::{Encoder, internal},
-    reader::{Sighting, foreign, look},
+    reader::{Sighting, foreign, look, vanished},
     writer::{Object, Target, clean_up},
 };
 use crate::{
@@ -388,10 +388,7 @@ async fn decide(target: &Target, attempt: u64, own: &Decision) -> Result<Decisio
     }
     match bucket.store.put_opts(&key, body.into(), options).await {
         Ok(_) => Ok(own.clone()),
-        Err(error) if taken(&error) => read_decision(target, attempt).await?.ok_or_else(|| {
-            let uri = bucket.uri(key.as_ref());
-            ConnectorError::new(Kind::Unknown, format!("{uri} was there and is gone again")).with("object", uri)
-        }),
+        Err(error) if taken(&error) => read_decision(target, attempt).await?.ok_or_else(|| vanished(bucket, &key)),
         Err(error) => Err(bucket.explain(&error, &format!("write {}", bucket.uri(key.as_ref())))),
     }
 }

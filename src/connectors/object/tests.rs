@@ -432,6 +432,42 @@ async fn a_lost_reply_of_a_completion_is_unclear_and_the_object_counts() {
     assert_eq!(world.open().await.mark, FoundMark::At(large_mark(LARGE)));
 }
 
+/// One upload that nobody completes any more, as a kill leaves it at a store that has no way to remove it.
+async fn leave_an_upload(world: &World) {
+    let mut opened = world.open().await;
+    world.store.at_next_completions([Fault::Hang]);
+    let mut hanging = Box::pin(write_large(&mut opened.writer, 0..LARGE));
+    assert!(timeout(Duration::from_millis(50), &mut hanging).await.is_err());
+    std::mem::forget(hanging);
+    kill(opened.writer);
+}
+
+#[tokio::test]
+async fn parts_that_a_kill_left_keep_no_smaller_object_out() {
+    let world = World::new();
+    world.store.count_parts_as_present();
+    leave_an_upload(&world).await;
+    assert_eq!((world.store.uploads(), world.objects().await.len()), (1, 0));
+    let (mut heir, mut twin, mut other) = (world.open().await, world.open().await, world.open().await);
+    let written = write(&mut heir.writer, 0..3).await.expect("written");
+    assert_eq!(world.read().await, lines(0..3));
+    assert_eq!(write(&mut twin.writer, 0..3).await.expect("a twin").artifacts, written.artifacts);
+    assert_eq!(write(&mut other.writer, 0..2).await.expect_err("another cut").kind, Kind::Unknown);
+    tokio::task::yield_now().await;
+    assert_eq!((world.objects().await.len(), world.store.uploads()), (1, 1), "none of theirs is left");
+    assert_eq!(world.open().await.mark, FoundMark::At(mark(3)));
+}
+
+#[tokio::test]
+async fn parts_that_a_kill_left_keep_no_object_without_records_out() {
+    let world = World::new();
+    world.store.count_parts_as_present();
+    leave_an_upload(&world).await;
+    let end = Mark { finished: true, ..Mark::default() };
+    world.open().await.writer.finish(Finish::Commit, end).await.expect("finished");
+    assert_eq!(world.open().await.mark, FoundMark::At(end));
+}
+
 // ---- on finish ----
 
 #[tokio::test]

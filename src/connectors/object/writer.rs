@@ -18,7 +18,7 @@ use super::{
     condition::taken,
     format::{Encoder, Format},
     layout::Place,
-    reader::{METADATA, foreign, look},
+    reader::{METADATA, foreign, look, vanished},
 };
 use crate::{
     connectors::{
@@ -124,42 +124,57 @@ impl Target {
     /// Creates the chain's object that `link` tells of, once `ahead` is there; where one is already that counts as it, that is what is given back.
     pub(super) async fn place(&self, link: Link, mut body: Body, ahead: Option<oneshot::Receiver<()>>) -> Result<Placed, ConnectorError> {
         let key = self.place.object(link.first);
-        let doing = || format!("write {}", self.bucket.uri(key.as_ref()));
+        let uri = self.bucket.uri(key.as_ref());
         let upload = if self.in_parts(&body) { Some(self.upload(&key, self.attributes(&link), &mut body).await?) } else { None };
         if let Some(ahead) = ahead {
-            ahead.await.map_err(|_| ConnectorError::new(Kind::Unknown, format!("the object before {} failed", self.bucket.uri(key.as_ref()))))?;
+            ahead.await.map_err(|_| ConnectorError::new(Kind::Unknown, format!("the object before {uri} failed")))?;
         }
-        if !self.honoured && look(&self.bucket, &key).await?.found != Found::Absent {
-            return self.meet(&key, &link).await;
+        if !self.honoured
+            && let Some(there) = self.meet(&key, &link).await?
+        {
+            return Ok(there);
         }
+        let (size, may_go_in_parts) = (body.bytes(), upload.is_none() && self.completes_if_absent());
         let written = match upload {
             Some(upload) => upload.complete().await,
             None => {
                 let options = PutOptions { mode: self.mode(), attributes: self.attributes(&link), ..PutOptions::default() };
-                self.bucket.store.put_opts(&key, body.rest(), options).await
+                self.bucket.store.put_opts(&key, body.clone().rest(), options).await
             }
         };
+        let mut placed = self.placed(&key, &link, size, written).await?;
+        if placed.is_none() && may_go_in_parts {
+            // To Azurite a name is taken, too, by blocks that an owner sent for a larger object and no list names; a list of our own, put under the same condition, goes over them.
+            let written = self.upload(&key, self.attributes(&link), &mut body).await?.complete().await;
+            placed = self.placed(&key, &link, size, written).await?;
+        }
+        placed.ok_or_else(|| vanished(&self.bucket, &key))
+    }
+
+    /// What came of creating an object; `None` where the name was taken and nothing is there.
+    async fn placed(&self, key: &Path, own: &Link, size: u64, written: object_store::Result<PutResult>) -> Result<Option<Placed>, ConnectorError> {
         match written {
-            Ok(PutResult { e_tag, .. }) => Ok(Placed { link, e_tag, size: body.bytes() }),
-            Err(error) if taken(&error) => self.meet(&key, &link).await,
-            Err(error) => Err(self.bucket.explain(&error, &doing())),
+            Ok(PutResult { e_tag, .. }) => Ok(Some(Placed { link: own.clone(), e_tag, size })),
+            Err(error) if taken(&error) => self.meet(key, own).await,
+            Err(error) => Err(self.bucket.explain(&error, &format!("write {}", self.bucket.uri(key.as_ref())))),
         }
     }
 
-    /// The name was taken: whose is what is there?
-    async fn meet(&self, key: &Path, own: &Link) -> Result<Placed, ConnectorError> {
+    /// What is at the name, where it counts as `own`; `None` where nothing is.
+    async fn meet(&self, key: &Path, own: &Link) -> Result<Option<Placed>, ConnectorError> {
         let there = look(&self.bucket, key).await?;
-        let uri = self.bucket.uri(key.as_ref());
-        let verdict = judge(own, &there.found);
-        match verdict {
+        match judge(own, &there.found) {
             // The bytes may differ, as those of a form that follows the appends do; told is what is there.
             Verdict::Own => {
                 let link = if let Found::Link(link) = there.found { link } else { own.clone() };
-                Ok(Placed { link, e_tag: there.e_tag, size: there.size })
+                Ok(Some(Placed { link, e_tag: there.e_tag, size: there.size }))
             }
-            Verdict::Another => Err(ConnectorError::new(Kind::Unknown, format!("{uri} was written by another session of the stream")).with("object", uri)),
-            Verdict::Vanished => Err(ConnectorError::new(Kind::Unknown, format!("{uri} was there and is gone again")).with("object", uri)),
+            Verdict::Another => {
+                let uri = self.bucket.uri(key.as_ref());
+                Err(ConnectorError::new(Kind::Unknown, format!("{uri} was written by another session of the stream")).with("object", uri))
+            }
             Verdict::Foreign => Err(foreign(&self.bucket, key)),
+            Verdict::Nothing => Ok(None),
         }
     }
 
@@ -179,7 +194,12 @@ impl Target {
 
     /// Whether an object goes up in parts.
     pub(super) fn in_parts(&self, body: &Body) -> bool {
-        body.held() > OBJECT_PART_BYTES && self.bucket.conditional_completion && self.honoured
+        body.held() > OBJECT_PART_BYTES && self.completes_if_absent()
+    }
+
+    /// Whether an upload in parts becomes an object only where there is none.
+    fn completes_if_absent(&self) -> bool {
+        self.bucket.conditional_completion && self.honoured
     }
 
     /// How an object is put whole.

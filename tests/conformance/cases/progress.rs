@@ -159,16 +159,7 @@ pub async fn half_a_unit_never_visible(kind: &dyn Kind) {
 /// What a killed server had sent of an object that is not finished goes when its stream is opened again.
 pub async fn upload_of_a_kill_removed(kind: &dyn Kind) {
     let (mut world, mut sent) = (World::new(kind).await, Sent::default());
-    let open = |world: &World| OpenStream { commit_mode: CommitMode::OnFinish.into(), ..world.open("staged") };
-    let mut lines = |range: std::ops::Range<u64>| -> String {
-        // A dozen of them are more than a part.
-        let line = |n: u64| serde_json::json!({ "n": n, "pad": "x".repeat(900_000), "region": "" });
-        range.map(|n| sent.record(n, line(n)) + "\n").collect()
-    };
-    let (mut stream, _) = Stream::open(&world.admin(), open(&world)).await;
-    for first in [0, 4, 8] {
-        stream.lines(first, &lines(first..first + 4)).await;
-    }
+    let mut stream = stage_a_dozen(&world, &mut sent).await;
     stream.flush("staged").await;
     stream.flushed("staged").await;
     let under_way = world.target.uploads(&[]).await;
@@ -176,17 +167,47 @@ pub async fn upload_of_a_kill_removed(kind: &dyn Kind) {
     world.kill().await;
     drop(stream);
     assert_eq!(world.target.uploads(&[]).await, under_way, "a kill removes nothing");
-    let (mut stream, opened) = Stream::open(&world.admin(), open(&world)).await;
-    assert_eq!(opened.next_offset, 0, "what was staged counts for nothing");
+    let mut stream = stage_a_dozen(&world, &mut sent).await;
     assert!(world.target.uploads(&under_way).await.is_empty(), "the next open removes it");
-    for first in [0, 4, 8] {
-        stream.lines(first, &lines(first..first + 4)).await;
-    }
     stream.finish().await;
     let ended = stream.ended().await;
     assert_eq!((ended.reason(), ended.next_offset), (EndReason::Committed, 12));
     assert!(world.target.uploads(&under_way).await.is_empty(), "nor does the new one leave anything");
     world.check(&sent).await;
+}
+
+/// What a killed server had sent of a large object keeps no smaller one from its name.
+pub async fn smaller_object_after_a_kill(kind: &dyn Kind) {
+    let (mut world, mut sent) = (World::new(kind).await, Sent::default());
+    // Nobody is to read these.
+    let mut stream = stage_a_dozen(&world, &mut Sent::default()).await;
+    stream.flush("staged").await;
+    stream.flushed("staged").await;
+    world.kill().await;
+    drop(stream);
+    let (mut stream, opened) = Stream::open(&world.admin(), staged(&world)).await;
+    assert_eq!(opened.next_offset, 0, "what was staged counts for nothing");
+    stream.lines(0, &sent.lines(0..3)).await;
+    stream.finish().await;
+    let ended = stream.ended().await;
+    assert_eq!((ended.reason(), ended.next_offset), (EndReason::Committed, 3));
+    world.check(&sent).await;
+}
+
+fn staged(world: &World) -> OpenStream {
+    OpenStream { commit_mode: CommitMode::OnFinish.into(), ..world.open("staged") }
+}
+
+/// A stream of which nothing counts yet, and twelve records in it, more than a part of an object.
+async fn stage_a_dozen(world: &World, sent: &mut Sent) -> Stream {
+    let (mut stream, opened) = Stream::open(&world.admin(), staged(world)).await;
+    assert_eq!(opened.next_offset, 0, "what was staged counts for nothing");
+    for first in [0, 4, 8] {
+        let line = |n: u64| serde_json::json!({ "n": n, "pad": "x".repeat(900_000), "region": "" });
+        let lines: String = (first..first + 4).map(|n| sent.record(n, line(n)) + "\n").collect();
+        stream.lines(first, &lines).await;
+    }
+    stream
 }
 
 /// Nothing before finish, everything after, nothing on abort.

@@ -40,6 +40,7 @@ const EXACTLY_ONCE_DECLINES: &[(&str, &str)] = &[
     ("partitions_counted_by_manifest", "records are placed by their key"),
     ("forms_read_by_strangers", "a message is JSON"),
     ("upload_of_a_kill_removed", "it does not offer COMMIT_MODE_ON_FINISH"),
+    ("smaller_object_after_a_kill", "it does not offer COMMIT_MODE_ON_FINISH"),
     ("on_finish", "it does not offer COMMIT_MODE_ON_FINISH"),
 ];
 const IDEMPOTENT_DECLINES: &[(&str, &str)] = &[
@@ -48,6 +49,7 @@ const IDEMPOTENT_DECLINES: &[(&str, &str)] = &[
     ("partitions_counted_by_manifest", "records are placed by their key"),
     ("forms_read_by_strangers", "a message is JSON"),
     ("upload_of_a_kill_removed", "it does not offer COMMIT_MODE_ON_FINISH"),
+    ("smaller_object_after_a_kill", "it does not offer COMMIT_MODE_ON_FINISH"),
     ("on_finish", "it does not offer COMMIT_MODE_ON_FINISH"),
     ("cut_in_the_middle_of_a_unit", "without a transaction each record is seen as it arrives"),
     ("went_back_detected", "the topic keeps no mark that could go back"),

@@ -45,6 +45,7 @@ const DECLINES: &[(&str, &str)] = &[
     ("partitions_counted_by_manifest", "records have no place in memory"),
     ("forms_read_by_strangers", "records have no form in memory"),
     ("upload_of_a_kill_removed", "nothing goes up in parts"),
+    ("smaller_object_after_a_kill", "what was staged stays, and the stream goes on after it"),
     ("cut_in_the_middle_of_a_unit", "there is no line to cut"),
     ("wrong_credential_never_retried", "it asks for no credential"),
     ("rotated_credential_taken_up", "it asks for no credential"),

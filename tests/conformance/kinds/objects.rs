@@ -52,6 +52,7 @@ const ONE_PATH_BY_MANIFEST: (&str, &str) = ("partitions_counted_by_manifest", "i
 const ONE_OBJECT: (&str, &str) = ("on_finish", "such a stream is one object, so a template with fields is refused at open");
 const NO_UPLOADS: (&str, &str) = ("upload_of_a_kill_removed", "its own client has no list of uploads in parts, so no stranger could tell");
 const NO_PARTS: (&str, &str) = ("upload_of_a_kill_removed", "such a stream is never staged");
+const NOTHING_STAGED: (&str, &str) = ("smaller_object_after_a_kill", "such a stream is never staged");
 const FORMS_ONCE: (&str, &str) = ("forms_read_by_strangers", "no store has a say in the bytes of an object: s3 shows them");
 
 impl Objects {
@@ -60,8 +61,8 @@ impl Objects {
             (Store::S3, false) => &[ONE_KEY, ONE_PATH_BY_VALUE, ONE_PATH_BY_MANIFEST],
             (Store::Gcs, false) => &[ONE_KEY, ONE_PATH_BY_VALUE, ONE_PATH_BY_MANIFEST, FORMS_ONCE, NO_UPLOADS],
             (Store::Azure, false) => &[ONE_PATH_BY_VALUE, ONE_PATH_BY_MANIFEST, FORMS_ONCE, NO_UPLOADS],
-            (Store::S3 | Store::Gcs, true) => &[ONE_KEY, ONE_OBJECT, FORMS_ONCE, NO_PARTS],
-            (Store::Azure, true) => &[ONE_OBJECT, FORMS_ONCE, NO_PARTS],
+            (Store::S3 | Store::Gcs, true) => &[ONE_KEY, ONE_OBJECT, FORMS_ONCE, NO_PARTS, NOTHING_STAGED],
+            (Store::Azure, true) => &[ONE_OBJECT, FORMS_ONCE, NO_PARTS, NOTHING_STAGED],
         }
     }
 }

@@ -35,6 +35,7 @@ const DECLINES: &[(&str, &str)] = &[
     ("partitions_counted_by_manifest", "requests are not placed by a field"),
     ("forms_read_by_strangers", "a request has the form that the receiver is promised"),
     ("upload_of_a_kill_removed", "a request cannot be taken back"),
+    ("smaller_object_after_a_kill", "a request cannot be taken back"),
     ("went_back_detected", "the receiver keeps no mark that could go back"),
     ("on_finish", "a request cannot be taken back"),
 ];
